@@ -1,0 +1,121 @@
+/* Element-wise operations on operands of any dtype and memory layout.
+ *
+ * A kernel is a row function on contiguous float32 or float64; this engine brings it to the arrays: axes are ordered by
+ * the output's strides and merged where every operand allows it, the work is cut into pieces of fixed size, and
+ * operands that are strided or stored in a half format pass through small buffers in L1. The last operand is the
+ * output. It may be the same memory as an input if it has the same strides and dtype. */
+#ifndef FASTDL_ELEMENTWISE_H
+#define FASTDL_ELEMENTWISE_H
+
+#include "simd.h"
+
+#define FD_EW_OPERANDS 4
+#define FD_EW_BUFFER 512
+#define FD_EW_TASK 16384 /* elements in one task: 64 KiB of float32, an L1 and a bit */
+
+typedef void (*fd_row_f32)(const float *const *in, float *out, ptrdiff_t n, const void *parameters);
+typedef void (*fd_row_f64)(const double *const *in, double *out, ptrdiff_t n, const void *parameters);
+
+typedef struct {
+    int operands, ndim, wide; /* wide: computes in float64 */
+    ptrdiff_t size, shape[FD_MAX_DIMS], stride[FD_EW_OPERANDS][FD_MAX_DIMS];
+    char *data[FD_EW_OPERANDS];
+    int type[FD_EW_OPERANDS];
+    fd_row_f32 row32;
+    fd_row_f64 row64;
+    const void *parameters;
+} fd_elementwise;
+
+static inline ptrdiff_t fd_abs(ptrdiff_t v) { return v < 0 ? -v : v; }
+
+/* Fills `e` from operands of one shape (the caller has checked that), the output last. */
+static void fd_elementwise_init(fd_elementwise *e, const fd_tensor *const *t, int operands) {
+    const fd_tensor *out = t[operands - 1];
+    int axis[FD_MAX_DIMS], n = 0;
+    e->operands = operands;
+    e->size = out->size;
+    e->wide = out->type == FD_F64;
+    for (int d = 0; d < out->ndim; d++) {
+        if (out->shape[d] == 1) continue;
+        int at = n++;
+        for (; at > 0 && fd_abs(out->stride[axis[at - 1]]) < fd_abs(out->stride[d]); at--) axis[at] = axis[at - 1];
+        axis[at] = d;
+    }
+    e->ndim = 0;
+    for (int i = 0; i < n; i++) {
+        int d = axis[i], last = e->ndim - 1, merge = last >= 0;
+        for (int p = 0; merge && p < operands; p++)
+            merge = e->stride[p][last] == t[p]->stride[d] * out->shape[d];
+        if (!merge) last = e->ndim++;
+        e->shape[last] = merge ? e->shape[last] * out->shape[d] : out->shape[d];
+        for (int p = 0; p < operands; p++) e->stride[p][last] = t[p]->stride[d];
+    }
+    if (e->ndim == 0) {
+        e->ndim = 1;
+        e->shape[0] = out->size; /* 0 or 1 */
+        for (int p = 0; p < operands; p++) e->stride[p][0] = t[p]->itemsize;
+    }
+    for (int p = 0; p < operands; p++) {
+        e->data[p] = t[p]->data;
+        e->type[p] = t[p]->type;
+    }
+}
+
+#define FD_EW_RUN(T, SFX, TYPE, ROW)                                                                               \
+    static void FD_CAT(fd_elementwise_run, SFX)(const fd_elementwise *e, char **at, ptrdiff_t n) {                 \
+        const int inner = e->ndim - 1, outputs = e->operands - 1;                                                  \
+        T buffer[FD_EW_OPERANDS][FD_EW_BUFFER];                                                                    \
+        const T *in[FD_EW_OPERANDS];                                                                               \
+        int direct[FD_EW_OPERANDS], all = 1;                                                                       \
+        for (int p = 0; p <= outputs; p++) {                                                                       \
+            direct[p] = e->type[p] == TYPE && (e->stride[p][inner] == (ptrdiff_t)sizeof(T) || n == 1);             \
+            all = all && direct[p];                                                                                \
+        }                                                                                                          \
+        for (ptrdiff_t i = 0; i < n;) {                                                                            \
+            const ptrdiff_t run = all ? n : fd_min(n - i, FD_EW_BUFFER);                                           \
+            for (int p = 0; p < outputs; p++) {                                                                    \
+                const char *from = at[p] + i * e->stride[p][inner];                                                \
+                in[p] = (const T *)from;                                                                           \
+                if (direct[p]) continue;                                                                           \
+                FD_CAT(fd_load, SFX)(e->type[p], from, e->stride[p][inner], buffer[p], run);                       \
+                in[p] = buffer[p];                                                                                 \
+            }                                                                                                      \
+            char *to = at[outputs] + i * e->stride[outputs][inner];                                                \
+            T *result = direct[outputs] ? (T *)to : buffer[outputs];                                               \
+            e->ROW(in, result, run, e->parameters);                                                                \
+            if (!direct[outputs])                                                                                  \
+                FD_CAT(fd_store, SFX)(e->type[outputs], result, to, e->stride[outputs][inner], run);               \
+            i += run;                                                                                              \
+        }                                                                                                          \
+    }
+FD_EW_RUN(float, f32, FD_F32, row32)
+FD_EW_RUN(double, f64, FD_F64, row64)
+
+static int fd_elementwise_task(void *context, ptrdiff_t task) {
+    const fd_elementwise *e = (const fd_elementwise *)context;
+    ptrdiff_t first = task * FD_EW_TASK, last = fd_min(first + FD_EW_TASK, e->size);
+    const int inner = e->ndim - 1;
+    while (first < last) {
+        ptrdiff_t rest = first, run;
+        char *at[FD_EW_OPERANDS];
+        for (int p = 0; p < e->operands; p++) at[p] = e->data[p];
+        for (int d = inner; d >= 0; d--) {
+            ptrdiff_t index = rest % e->shape[d];
+            rest /= e->shape[d];
+            for (int p = 0; p < e->operands; p++) at[p] += index * e->stride[p][d];
+        }
+        run = fd_min(last - first, e->shape[inner] - first % e->shape[inner]);
+        if (e->wide) fd_elementwise_run_f64(e, at, run);
+        else fd_elementwise_run_f32(e, at, run);
+        first += run;
+    }
+    return FD_OK;
+}
+
+/* Runs the row function over everything. `ns` is the cost of one element in nanoseconds on one thread. */
+static int fd_elementwise_run(fd_elementwise *e, int threads, double ns) {
+    if (e->size == 0) return FD_OK;
+    return rt->parallel_for(fd_elementwise_task, e, fd_ceil_div(e->size, FD_EW_TASK), threads, ns * (double)e->size);
+}
+
+#endif

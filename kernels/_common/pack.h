@@ -1,0 +1,44 @@
+/* Between arrays and register tiles: panels in, epilogue and rounding out. Included once for each compute dtype by
+ * blocks.h, with T and SFX defined. */
+
+/* Panel of a matrix b[rows][n] for the register tile: to[row][nr], n <= nr, the rest of each row zero. */
+static void FD_CAT(fd_pack_panel, SFX)(T *to, ptrdiff_t nr, int type, const char *b, ptrdiff_t rows, ptrdiff_t row_stride,
+                                       ptrdiff_t n, ptrdiff_t column_stride) {
+    const ptrdiff_t size = type == FD_F64 ? 8 : type == FD_F32 ? 4 : 2;
+    if (n < nr)
+        for (ptrdiff_t i = 0; i < rows; i++)
+            for (ptrdiff_t j = n; j < nr; j++) to[i * nr + j] = 0;
+    if (column_stride == size || row_stride != size) {
+        for (ptrdiff_t i = 0; i < rows; i++)
+            FD_CAT(fd_load, SFX)(type, b + i * row_stride, column_stride, to + i * nr, n);
+        return;
+    }
+    /* Contiguous along the rows of the panel: read runs, write them across. */
+    T run[64];
+    for (ptrdiff_t i0 = 0; i0 < rows; i0 += 64) {
+        const ptrdiff_t many = fd_min(64, rows - i0);
+        for (ptrdiff_t j = 0; j < n; j++) {
+            FD_CAT(fd_load, SFX)(type, b + i0 * row_stride + j * column_stride, row_stride, run, many);
+            for (ptrdiff_t i = 0; i < many; i++) to[(i0 + i) * nr + j] = run[i];
+        }
+    }
+}
+
+/* The epilogue on n sums of one output row, in place: add `bias` where there is one, then ReLU (NaN passes). */
+static inline void FD_CAT(fd_epilogue, SFX)(T *restrict c, const T *restrict bias, int relu, ptrdiff_t n) {
+    if (bias)
+        for (ptrdiff_t j = 0; j < n; j++) c[j] += bias[j];
+    if (relu)
+        for (ptrdiff_t j = 0; j < n; j++) c[j] = c[j] <= 0 ? 0 : c[j];
+}
+
+/* Contiguous bias of n values in the compute dtype on the arena; NULL where there is none. *status says if memory ran
+ * out. Padded with zeros to full vectors. */
+static const T *FD_CAT(fd_load_bias, SFX)(const fd_tensor *bias, ptrdiff_t n, int *status) {
+    T *to;
+    if (!bias) return NULL;
+    to = (T *)rt->push((size_t)n * sizeof(T));
+    if (!to) *status = FD_NO_MEMORY;
+    else FD_CAT(fd_load, SFX)(bias->type, bias->data, bias->stride[0], to, n);
+    return to;
+}

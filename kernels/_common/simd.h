@@ -1,0 +1,183 @@
+/* Vector types of the level that this file is compiled for, and the conversions between storage and compute dtypes.
+ *
+ * GCC and Clang vector extensions carry everything but the half conversions, so the same text serves 128-bit (any CPU),
+ * 256-bit (v3) and 512-bit (v4) registers. a * b + c is contracted to one FMA where the level has it. */
+#ifndef FASTDL_SIMD_H
+#define FASTDL_SIMD_H
+
+#include "runtime.h"
+
+#if defined(__AVX512F__)
+#define FD_VECTOR_BYTES 64
+#include <immintrin.h>
+#elif defined(__AVX2__)
+#define FD_VECTOR_BYTES 32
+#include <immintrin.h>
+#else
+#define FD_VECTOR_BYTES 16
+#endif
+
+#define FD_LANES_f32 (FD_VECTOR_BYTES / 4)
+#define FD_LANES_f64 (FD_VECTOR_BYTES / 8)
+
+typedef float fd_v_f32 __attribute__((vector_size(FD_VECTOR_BYTES), aligned(4), may_alias));
+typedef double fd_v_f64 __attribute__((vector_size(FD_VECTOR_BYTES), aligned(8), may_alias));
+
+/* ---- float16 -------------------------------------------------------------------------------------------------- */
+
+/* Exact. The exponent is rebiased by a multiplication, which also normalises subnormals. */
+static inline float fd_f16_to_f32(uint16_t h) {
+    union { uint32_t u; float f; } r;
+    uint32_t magnitude = h & 0x7fffu;
+    r.u = magnitude << 13;
+    r.f *= 0x1p112f;
+    r.u |= magnitude >= 0x7c00u ? 0x7f800000u : 0u;
+    r.u |= (uint32_t)(h & 0x8000u) << 16;
+    return r.f;
+}
+
+/* Rounds to nearest, ties to even; overflows to infinity; NaN stays NaN. */
+static inline uint16_t fd_f32_to_f16(float f) {
+    union { uint32_t u; float f; } in, small;
+    in.f = f;
+    uint32_t sign = (in.u >> 16) & 0x8000u, magnitude = in.u & 0x7fffffffu;
+    uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
+    uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
+    /* Adding 0.5 leaves the half's subnormal bits at the bottom of the mantissa, rounded by the addition itself. */
+    small.u = magnitude;
+    small.f += 0.5f;
+    uint32_t subnormal = small.u - 0x3f000000u;
+    uint32_t r = magnitude >= 0x47800000u ? special : magnitude < 0x38800000u ? subnormal : normal;
+    return (uint16_t)(r | sign);
+}
+
+static inline void fd_widen_f16(const uint16_t *restrict from, float *restrict to, ptrdiff_t n) {
+    ptrdiff_t i = 0;
+#if FD_VECTOR_BYTES == 64
+    for (; i + 16 <= n; i += 16)
+        _mm512_storeu_ps(to + i, _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(from + i))));
+    if (i < n) {
+        __mmask16 tail = (__mmask16)((1u << (n - i)) - 1);
+        _mm512_mask_storeu_ps(to + i, tail, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(tail, from + i)));
+    }
+#else
+#if FD_VECTOR_BYTES == 32
+    for (; i + 8 <= n; i += 8)
+        _mm256_storeu_ps(to + i, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + i))));
+#endif
+    for (; i < n; i++) to[i] = fd_f16_to_f32(from[i]);
+#endif
+}
+
+static inline void fd_narrow_f16(const float *restrict from, uint16_t *restrict to, ptrdiff_t n) {
+    ptrdiff_t i = 0;
+#if FD_VECTOR_BYTES == 64
+    for (; i + 16 <= n; i += 16)
+        _mm256_storeu_si256((__m256i *)(to + i), _mm512_cvtps_ph(_mm512_loadu_ps(from + i), 0));
+    if (i < n) {
+        __mmask16 tail = (__mmask16)((1u << (n - i)) - 1);
+        _mm256_mask_storeu_epi16(to + i, tail, _mm512_cvtps_ph(_mm512_maskz_loadu_ps(tail, from + i), 0));
+    }
+#else
+#if FD_VECTOR_BYTES == 32
+    for (; i + 8 <= n; i += 8) _mm_storeu_si128((__m128i *)(to + i), _mm256_cvtps_ph(_mm256_loadu_ps(from + i), 0));
+#endif
+    for (; i < n; i++) to[i] = fd_f32_to_f16(from[i]);
+#endif
+}
+
+/* ---- bfloat16: the upper half of a float32 -------------------------------------------------------------------- */
+
+static inline float fd_bf16_to_f32(uint16_t h) {
+    union { uint32_t u; float f; } r;
+    r.u = (uint32_t)h << 16;
+    return r.f;
+}
+
+/* Rounds to nearest, ties to even; NaN stays NaN (and becomes quiet). */
+static inline uint16_t fd_f32_to_bf16(float f) {
+    union { uint32_t u; float f; } in;
+    in.f = f;
+    uint32_t rounded = in.u + 0x7fffu + ((in.u >> 16) & 1u);
+    uint32_t nan = in.u | 0x400000u;
+    return (uint16_t)(((in.u & 0x7fffffffu) > 0x7f800000u ? nan : rounded) >> 16);
+}
+
+static inline void fd_widen_bf16(const uint16_t *restrict from, float *restrict to, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i++) to[i] = fd_bf16_to_f32(from[i]);
+}
+
+static inline void fd_narrow_bf16(const float *restrict from, uint16_t *restrict to, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i++) to[i] = fd_f32_to_bf16(from[i]);
+}
+
+/* ---- any storage, any stride (in bytes) ----------------------------------------------------------------------- */
+
+#define FD_GATHER(type, convert) \
+    for (ptrdiff_t i = 0; i < n; i++) to[i] = convert(*(const type *)(from + i * stride))
+#define FD_SCATTER(type, convert) \
+    for (ptrdiff_t i = 0; i < n; i++) *(type *)(to + i * stride) = convert(from[i])
+
+/* n elements of dtype `type`, `stride` bytes apart, as contiguous float32. */
+static inline void fd_load_f32(int type, const char *restrict from, ptrdiff_t stride, float *restrict to, ptrdiff_t n) {
+    switch (type) {
+    case FD_F32:
+        if (stride == 4) memcpy(to, from, (size_t)n * 4);
+        else FD_GATHER(float, );
+        break;
+    case FD_F16:
+        if (stride == 2) fd_widen_f16((const uint16_t *)from, to, n);
+        else FD_GATHER(uint16_t, fd_f16_to_f32);
+        break;
+    case FD_BF16:
+        if (stride == 2) fd_widen_bf16((const uint16_t *)from, to, n);
+        else FD_GATHER(uint16_t, fd_bf16_to_f32);
+        break;
+    case FD_F64: FD_GATHER(double, (float)); break;
+    case FD_U8: FD_GATHER(uint8_t, (float)); break;
+    }
+}
+
+/* n contiguous float32 values to dtype `type`, `stride` bytes apart, rounded to nearest even once. */
+static inline void fd_store_f32(int type, const float *restrict from, char *restrict to, ptrdiff_t stride, ptrdiff_t n) {
+    switch (type) {
+    case FD_F32:
+        if (stride == 4) memcpy(to, from, (size_t)n * 4);
+        else FD_SCATTER(float, );
+        break;
+    case FD_F16:
+        if (stride == 2) fd_narrow_f16(from, (uint16_t *)to, n);
+        else FD_SCATTER(uint16_t, fd_f32_to_f16);
+        break;
+    case FD_BF16:
+        if (stride == 2) fd_narrow_bf16(from, (uint16_t *)to, n);
+        else FD_SCATTER(uint16_t, fd_f32_to_bf16);
+        break;
+    case FD_F64: FD_SCATTER(double, (double)); break;
+    case FD_U8: FD_SCATTER(uint8_t, (uint8_t)); break;
+    }
+}
+
+static inline void fd_load_f64(int type, const char *restrict from, ptrdiff_t stride, double *restrict to, ptrdiff_t n) {
+    switch (type) {
+    case FD_F64:
+        if (stride == 8) memcpy(to, from, (size_t)n * 8);
+        else FD_GATHER(double, );
+        break;
+    case FD_F32: FD_GATHER(float, (double)); break;
+    case FD_U8: FD_GATHER(uint8_t, (double)); break;
+    }
+}
+
+static inline void fd_store_f64(int type, const double *restrict from, char *restrict to, ptrdiff_t stride, ptrdiff_t n) {
+    switch (type) {
+    case FD_F64:
+        if (stride == 8) memcpy(to, from, (size_t)n * 8);
+        else FD_SCATTER(double, );
+        break;
+    case FD_F32: FD_SCATTER(float, (float)); break;
+    case FD_U8: FD_SCATTER(uint8_t, (uint8_t)); break;
+    }
+}
+
+#endif

@@ -1,0 +1,161 @@
+"""Compiled convolution; the contract is the folder's docstring, the loops are in conv_gather.h and conv_weight.h."""
+
+include "kernel.pxi"
+
+from cpython.mem cimport PyMem_Free, PyMem_Malloc
+
+from fastdl.kernels.conv.plan import BIAS_SLICES, plan
+
+cdef extern from "conv_call.h":
+    ctypedef struct conv_axis:
+        ptrdiff_t start
+        ptrdiff_t step
+        ptrdiff_t count
+        ptrdiff_t scale
+        int taps
+        const ptrdiff_t *tap
+        const ptrdiff_t *offset
+    ctypedef struct conv_call:
+        fd_tensor source
+        fd_tensor weight
+        fd_tensor out
+        int relu
+        int groups
+        ptrdiff_t mc
+        ptrdiff_t kc
+        ptrdiff_t slices
+        int row_classes
+        int column_classes
+        const conv_axis *rows
+        const conv_axis *columns
+        ptrdiff_t reduce
+        ptrdiff_t produce
+        ptrdiff_t w_group
+        ptrdiff_t w_reduce
+        ptrdiff_t w_produce
+        ptrdiff_t batch
+    int conv_gather_start(conv_call *g, const fd_tensor *bias, int threads) nogil
+    int conv_weight_start(conv_call *g, int threads) nogil
+    int conv_bias_start(const fd_tensor *dout, const fd_tensor *db, ptrdiff_t slices, int threads) nogil
+
+ISA = __name__.rpartition("_")[2]
+
+
+cdef class _Axes:
+    """The classes of positions along one axis (``plan.Axis``), in C."""
+
+    cdef conv_axis *axes
+    cdef ptrdiff_t *tables
+    cdef int count
+
+    def __cinit__(self, axes):
+        cdef ptrdiff_t total = 2 * sum([len(axis.taps) for axis in axes]) + 1
+        cdef ptrdiff_t *table
+        cdef int i, t
+        self.count = len(axes)
+        self.axes = <conv_axis *>PyMem_Malloc((self.count + 1) * sizeof(conv_axis))
+        self.tables = table = <ptrdiff_t *>PyMem_Malloc(total * sizeof(ptrdiff_t))
+        if self.axes == NULL or self.tables == NULL:
+            raise MemoryError()
+        for i, axis in enumerate(axes):
+            self.axes[i].start, self.axes[i].step = axis.start, axis.step
+            self.axes[i].count, self.axes[i].scale = axis.count, axis.scale
+            self.axes[i].taps = len(axis.taps)
+            self.axes[i].tap = table
+            self.axes[i].offset = table + self.axes[i].taps
+            for t in range(self.axes[i].taps):
+                table[t] = axis.taps[t]
+                table[self.axes[i].taps + t] = axis.offsets[t]
+            table += 2 * self.axes[i].taps
+
+    def __dealloc__(self):
+        PyMem_Free(self.axes)
+        PyMem_Free(self.tables)
+
+
+cdef dict _axes_of = {}  # plan.Axis tuples -> _Axes, so that a repeated call pays one look-up
+
+
+cdef int _start(conv_call *g, problem, source, weight, out, _Axes rows, _Axes columns, chosen) except -1:
+    """Fills what all three directions share."""
+    fd_tensor_of(source, &g.source)
+    fd_tensor_of(weight, &g.weight)
+    fd_tensor_of(out, &g.out)
+    g.mc, g.kc, g.slices = chosen.mc, chosen.kc, chosen.slices
+    g.groups = problem.groups
+    g.rows, g.row_classes = rows.axes, rows.count
+    g.columns, g.column_classes = columns.axes, columns.count
+    g.batch = g.source.shape[0]
+    g.relu = problem.epilogue == "bias_relu"
+    # Seen from the pass: forward sums over c and produces k, backward_input the other way round.
+    cdef ptrdiff_t k = g.weight.shape[0] // g.groups
+    g.w_group = k * g.weight.stride[0]
+    if problem.direction == "backward_input":
+        g.reduce, g.produce = k, g.weight.shape[1]
+        g.w_reduce, g.w_produce = g.weight.stride[0], g.weight.stride[1]
+    else:
+        g.reduce, g.produce = g.weight.shape[1], k
+        g.w_reduce, g.w_produce = g.weight.stride[1], g.weight.stride[0]
+    return 0
+
+
+cdef _Axes _axes(key):
+    axes = _axes_of.get(key)
+    if axes is None:
+        if len(_axes_of) >= 4096:
+            _axes_of.clear()
+        axes = _axes_of[key] = _Axes(key)
+    return axes
+
+
+def conv2d_forward(problem, x, w, b, out, int threads):
+    """out = f(correlation of x with w, + b)."""
+    cdef conv_call g
+    cdef fd_tensor bias
+    cdef fd_tensor *bias_or_null = NULL
+    cdef int status
+    chosen = plan(problem, ISA)
+    cdef _Axes rows = _axes(chosen.rows), columns = _axes(chosen.columns)
+    _start(&g, problem, x, w, out, rows, columns, chosen)
+    if b is not None:
+        fd_tensor_of(b, &bias)
+        bias_or_null = &bias
+    with nogil:
+        status = conv_gather_start(&g, bias_or_null, threads)
+    finish(status)
+
+
+def conv2d_backward_input(problem, dout, w, dx, int threads):
+    """dx = what each input element contributed, weighted by dout."""
+    cdef conv_call g
+    cdef int status
+    chosen = plan(problem, ISA)
+    cdef _Axes rows = _axes(chosen.rows), columns = _axes(chosen.columns)
+    _start(&g, problem, dout, w, dx, rows, columns, chosen)
+    with nogil:
+        status = conv_gather_start(&g, NULL, threads)
+    finish(status)
+
+
+def conv2d_backward_weight(problem, dout, x, dw, int threads):
+    """dw = correlation of x with dout."""
+    cdef conv_call g
+    cdef int status
+    chosen = plan(problem, ISA)
+    cdef _Axes rows = _axes(chosen.rows), columns = _axes(chosen.columns)
+    _start(&g, problem, x, dw, dout, rows, columns, chosen)
+    with nogil:
+        status = conv_weight_start(&g, threads)
+    finish(status)
+
+
+def conv2d_backward_bias(problem, dout, db, int threads):
+    """db = dout summed over everything but the channels."""
+    cdef fd_tensor d, to
+    cdef ptrdiff_t slices = BIAS_SLICES
+    cdef int status
+    fd_tensor_of(dout, &d)
+    fd_tensor_of(db, &to)
+    with nogil:
+        status = conv_bias_start(&d, &to, slices, threads)
+    finish(status)

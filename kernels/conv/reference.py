@@ -1,0 +1,75 @@
+"""conv2d in NumPy, one tap at a time: the specification."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from ..gemm.reference import epilogue
+from ..problem import Problem
+
+
+def _pad(x: np.ndarray, problem: Problem) -> np.ndarray:
+    """x in the compute dtype with its zero padding."""
+    top, bottom, left, right = problem.pads
+    return np.pad(x.astype(problem.compute), ((0, 0), (0, 0), (top, bottom), (left, right)))
+
+
+def _taps(problem: Problem) -> Iterator[tuple[int, int, tuple[slice, slice]]]:
+    """(r, s, slices of the padded input that tap (r, s) multiplies) for every tap, in row-major order."""
+    (oh, ow), (sh, sw), (dh, dw) = problem.grid(), problem.stride, problem.dilation
+    kh, kw = problem.shapes[1][2:]
+    for r in range(kh):
+        for s in range(kw):
+            rows = slice(r * dh, r * dh + (oh - 1) * sh + 1, sh)
+            columns = slice(s * dw, s * dw + (ow - 1) * sw + 1, sw)
+            yield r, s, (rows, columns)
+
+
+def _groups(problem: Problem) -> Iterator[tuple[slice, slice]]:
+    """(input channels, output channels) of each group."""
+    k, c = problem.shapes[1][:2]
+    k //= problem.groups
+    for g in range(problem.groups):
+        yield slice(g * c, (g + 1) * c), slice(g * k, (g + 1) * k)
+
+
+def conv2d_forward(
+    problem: Problem, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, out: np.ndarray, threads: int
+) -> None:
+    """out = f(correlation of x with w, + b)."""
+    padded, w = _pad(x, problem), w.astype(problem.compute)
+    total = np.zeros(out.shape, problem.compute)
+    for cs, ks in _groups(problem):
+        for r, s, (rows, columns) in _taps(problem):
+            # (k, c) x (n, c, i, j) -> (k, n, i, j)
+            product = np.tensordot(w[ks, :, r, s], padded[:, cs, rows, columns], (1, 1))
+            total[:, ks] += product.transpose(1, 0, 2, 3)
+    out[...] = epilogue(total, b, problem.epilogue, axis=1)
+
+
+def conv2d_backward_input(problem: Problem, dout: np.ndarray, w: np.ndarray, dx: np.ndarray, threads: int) -> None:
+    """dx = what each input element contributed, weighted by dout."""
+    (n, c, h, width), (top, bottom, left, right) = problem.shapes[0], problem.pads
+    padded = np.zeros((n, c, h + top + bottom, width + left + right), problem.compute)
+    dout, w = dout.astype(problem.compute), w.astype(problem.compute)
+    for cs, ks in _groups(problem):
+        for r, s, (rows, columns) in _taps(problem):
+            # (k, c) x (n, k, i, j) -> (c, n, i, j)
+            product = np.tensordot(w[ks, :, r, s], dout[:, ks], (0, 1))
+            padded[:, cs, rows, columns] += product.transpose(1, 0, 2, 3)
+    dx[...] = padded[:, :, top : top + h, left : left + width]
+
+
+def conv2d_backward_weight(problem: Problem, dout: np.ndarray, x: np.ndarray, dw: np.ndarray, threads: int) -> None:
+    """dw = correlation of x with dout."""
+    padded, dout = _pad(x, problem), dout.astype(problem.compute)
+    for cs, ks in _groups(problem):
+        for r, s, (rows, columns) in _taps(problem):
+            dw[ks, :, r, s] = np.tensordot(dout[:, ks], padded[:, cs, rows, columns], ((0, 2, 3), (0, 2, 3)))
+
+
+def conv2d_backward_bias(problem: Problem, dout: np.ndarray, db: np.ndarray, threads: int) -> None:
+    """db = dout summed over everything but the channels."""
+    db[...] = dout.sum((0, 2, 3), dtype=problem.compute)

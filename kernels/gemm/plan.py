@@ -1,0 +1,43 @@
+"""Block sizes of the compiled gemm, and the scratch memory that follows from them."""
+
+from __future__ import annotations
+
+import functools
+from typing import NamedTuple
+
+from .._common.tiling import itemsize, panel_width
+from ..problem import Problem
+
+
+class Plan(NamedTuple):
+    """Rows, inner length and columns of one block."""
+
+    mc: int
+    kc: int
+    nc: int
+
+
+@functools.lru_cache(maxsize=4096)
+def plan(problem: Problem, isa: str) -> Plan:
+    """Blocks for ``problem``. kc orders the sums: it depends on K alone. mc and nc cross no sum.
+
+    A panel of b (kc x nr) fills 32 KiB of L1, a block of a (mc x kc) a quarter of a 1 MiB L2.
+    """
+    (m, k), (_, n) = problem.shapes
+    double = problem.compute == "float64"
+    kc_most = 256
+    blocks = max(1, -(-k // kc_most))
+    kc = -(-k // blocks)
+    mc = min(m, 112 if double else 224)
+    nr = panel_width(isa, problem.compute, n)
+    nc = min(-(-n // nr) * nr, 256)
+    return Plan(max(mc, 1), max(kc, 1), max(nc, nr))
+
+
+def workspace(problem: Problem, isa: str, threads: int) -> int:
+    """Bytes of scratch of all threads together, at most: one block each of a, b and out per thread, and the bias."""
+    mc, kc, nc = plan(problem, isa)
+    size = itemsize(problem.compute)
+    n = problem.shapes[1][1]
+    blocks = mc * (kc + 16) + (mc + 16) * kc + kc * nc + mc * nc
+    return threads * (blocks * size + 4 * 128) + n * size + 128

@@ -1,0 +1,221 @@
+"""The one table: op x direction x backend -> implementation, and the choice among its rows.
+
+Plain data. Nothing compiled is imported until a row is called; :func:`explain` says which row runs and why the
+others do not.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+import logging
+import os
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .problem import Problem
+
+#: x86-64 psABI levels, lowest first: any CPU; AVX2 + FMA + F16C; AVX-512 F, BW, CD, DQ, VL. Elsewhere only the first.
+LEVELS = ("baseline", "v3", "v4")
+BACKENDS = ("numpy", "cython")
+
+_FLOATS = ("float32", "float64", "float16", "bfloat16")
+_log = logging.getLogger("fastdl.dispatch")
+
+
+class Row(NamedTuple):
+    """One implementation of one direction of one op."""
+
+    op: str
+    direction: str
+    backend: str
+    algorithm: str
+    isa: str  # a member of LEVELS, or "any"
+    storage: tuple[str, ...]
+    eligible: Callable[[Problem], bool | str]  # True, or the reason why not
+    cost: Callable[[Problem], float]  # smaller is preferred; only compared within one backend and level
+    workspace: Callable[[Problem, str, int], int]  # (problem, isa, threads) -> bytes of scratch, at most
+    target: str  # "module:function"
+
+    @property
+    def label(self) -> str:
+        """``backend/algorithm/isa``, as ``explain`` and the tables print it."""
+        return f"{self.backend}/{self.algorithm}" + ("" if self.isa == "any" else f"/{self.isa}")
+
+
+class KernelError(RuntimeError):
+    """No row of the table can run the problem under the current settings."""
+
+
+def _always(problem: Problem) -> bool:
+    return True
+
+
+def _free(problem: Problem) -> float:
+    return 0.0
+
+
+def _no_workspace(problem: Problem, isa: str, threads: int) -> int:
+    return 0
+
+
+def _lazy(target: str) -> Callable[..., Any]:
+    """``target`` ("module:function", below this package) looked up at its first call."""
+
+    def call(*args: Any) -> Any:
+        module, name = target.split(":")
+        return getattr(importlib.import_module(module, __package__), name)(*args)
+
+    return call
+
+
+def _rows(
+    folder: str,
+    op: str,
+    directions: str,
+    algorithm: str,
+    *,
+    storage: tuple[str, ...] = _FLOATS,
+    eligible: Callable[[Problem], bool | str] = _always,
+    cost: Callable[[Problem], float] = _free,
+    workspace: Callable[[Problem, str, int], int] = _no_workspace,
+) -> list[Row]:
+    """The rows of one algorithm: the reference, and the compiled one at each ISA level."""
+    rows = []
+    package = f"{__package__}.{folder}"
+    for direction in directions.split():
+        name = f"{op}_{direction}"
+        rows.append(
+            Row(op, direction, "numpy", "reference", "any", storage, _always, _free, _no_workspace,
+                f"{package}.reference:{name}")
+        )  # fmt: skip
+        rows += [
+            Row(op, direction, "cython", algorithm, isa, storage, eligible, cost, workspace,
+                f"{package}._cython_{isa}:{name}")
+            for isa in LEVELS
+        ]  # fmt: skip
+    return rows
+
+
+TABLE: tuple[Row, ...] = tuple(
+    row
+    for rows in (
+        _rows("im2col", "im2col", "forward", "gather"),
+        _rows("im2col", "col2im", "forward", "gather"),
+        _rows("gemm", "gemm", "forward", "blocked", workspace=_lazy(".gemm.plan:workspace")),
+        _rows("conv", "conv2d", "forward backward_input backward_weight", "implicit_gemm",
+              workspace=_lazy(".conv.plan:workspace")),
+        _rows("conv", "conv2d", "backward_bias", "blocked_sum", workspace=_lazy(".conv.plan:workspace")),
+        _rows("pool", "max_pool2d", "forward backward", "gather", workspace=_lazy(".pool:workspace")),
+        _rows("pool", "avg_pool2d", "forward backward", "gather", workspace=_lazy(".pool:workspace")),
+        _rows("pool", "global_avg_pool2d", "forward backward", "blocked_sum", workspace=_lazy(".pool:workspace")),
+        _rows("norm", "batch_norm", "forward inference backward", "blocked_sum",
+              workspace=_lazy(".norm:workspace")),
+        _rows("norm", "local_response_norm", "forward backward", "rows", workspace=_lazy(".norm:workspace")),
+        _rows("activation", "relu", "forward backward", "elementwise"),
+        _rows("activation", "sigmoid", "forward backward", "elementwise"),
+        _rows("activation", "tanh", "forward backward", "elementwise"),
+        _rows("join", "add", "forward", "elementwise"),
+        _rows("join", "concat", "forward", "copy"),
+        _rows("loss", "softmax", "forward backward", "rows", workspace=_lazy(".loss:workspace")),
+        _rows("loss", "softmax_cross_entropy", "forward backward", "rows", workspace=_lazy(".loss:workspace")),
+        _rows("dropout", "dropout", "mask forward", "philox"),
+        _rows("cast", "cast", "forward", "elementwise"),
+        _rows("optim", "sgd", "step", "elementwise", storage=("float32", "float64")),
+        _rows("optim", "momentum", "step", "elementwise", storage=("float32", "float64")),
+        _rows("optim", "nesterov", "step", "elementwise", storage=("float32", "float64")),
+        _rows("optim", "adagrad", "step", "elementwise", storage=("float32", "float64")),
+        _rows("optim", "rmsprop", "step", "elementwise", storage=("float32", "float64")),
+        _rows("optim", "adam", "step", "elementwise", storage=("float32", "float64")),
+    )
+    for row in rows
+)  # fmt: skip
+
+
+@functools.cache
+def level_missing(isa: str) -> str:
+    """Why rows of this ISA level cannot run here; empty where they can."""
+    if isa == "any":
+        return ""
+    if importlib.util.find_spec("._common._runtime", __package__) is None:
+        return "the compiled kernels were not built"
+    from ._common import _runtime
+
+    if importlib.util.find_spec(f".gemm._cython_{isa}", __package__) is None:
+        return f"the {isa} kernels were not built (this compiler or processor family has no such level)"
+    if LEVELS.index(isa) > LEVELS.index(_runtime.cpu_level()):
+        return f"this CPU stops at level {_runtime.cpu_level()}"
+    return ""
+
+
+def available_levels() -> tuple[str, ...]:
+    """The ISA levels that are built and that this CPU has, lowest first."""
+    return tuple(isa for isa in LEVELS if not level_missing(isa))
+
+
+def environment_cap() -> str:
+    """The highest level that dispatch may choose: ``FASTDL_ISA``, or no cap."""
+    cap = os.environ.get("FASTDL_ISA", LEVELS[-1]).lower()
+    if cap not in LEVELS:
+        raise ValueError(f"FASTDL_ISA must be one of {', '.join(LEVELS)}, not {cap!r}")
+    return cap
+
+
+def candidates(problem: Problem, backend: str, cap: str) -> list[tuple[Row, str]]:
+    """Every row of the problem's op and direction with the reason why it is not chosen ("" for the one that is)."""
+    best: Row | None = None
+    verdicts: list[tuple[Row, str]] = []
+    for row in TABLE:
+        if row.op != problem.op or row.direction != problem.direction:
+            continue
+        if row.backend != backend:
+            reason = f"the backend in use is {backend}"
+        elif row.isa != "any" and LEVELS.index(row.isa) > LEVELS.index(cap):
+            reason = f"the ISA level is capped at {cap}"
+        elif missing := level_missing(row.isa):
+            reason = missing
+        elif problem.storage not in row.storage:
+            reason = f"it stores {', '.join(row.storage)}, not {problem.storage}"
+        else:
+            verdict = row.eligible(problem)
+            reason = "" if verdict is True else str(verdict)
+        verdicts.append((row, reason))
+        if not reason and (best is None or _preference(row, problem) < _preference(best, problem)):
+            best = row
+    return [
+        (row, reason or ("" if row is best else f"{best.label} is preferred"))  # type: ignore[union-attr]
+        for row, reason in verdicts
+    ]
+
+
+def _preference(row: Row, problem: Problem) -> tuple[int, float]:
+    return (-LEVELS.index(row.isa) if row.isa != "any" else 0, row.cost(problem))
+
+
+def load(row: Row) -> Callable[..., Any]:
+    """The function that a row names."""
+    module, name = row.target.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+@functools.lru_cache(maxsize=4096)
+def choose(problem: Problem, backend: str, cap: str) -> tuple[Row, Callable[..., Any]]:
+    """The row that runs ``problem`` and its function; ``KernelError`` with every row's reason where there is none."""
+    verdicts = candidates(problem, backend, cap)
+    for row, reason in verdicts:
+        if not reason:
+            _log.info("%s %s %s %s -> %s", problem.op, problem.direction, problem.shapes, problem.storage, row.label)
+            return row, load(row)
+    if not verdicts:
+        raise KernelError(f"there is no op {problem.op!r} with a direction {problem.direction!r}")
+    reasons = "\n".join(f"  {row.label}: {reason}" for row, reason in verdicts)
+    raise KernelError(f"no kernel runs {problem.op} {problem.direction} on {problem.storage}:\n{reasons}")
+
+
+def explain(problem: Problem, backend: str, cap: str) -> str:
+    """Which kernel runs ``problem`` and why the others do not, one line each."""
+    lines = [f"{problem.op} {problem.direction} {problem.shapes} {problem.storage}"]
+    for row, reason in candidates(problem, backend, cap):
+        lines.append(f"  {'->' if not reason else '  '} {row.label:32s} {reason or 'runs'}")
+    return "\n".join(lines)
