@@ -120,8 +120,11 @@ def extensions() -> list[Extension]:
     def add(folder: str, module: str, isa: str, include: list[str]) -> None:
         tree = GENERATED / isa
         for source in sorted([*(kernels / "_common").glob("*.[hp]*"), *(kernels / folder).glob("*.[hp]*")]):
-            if source.suffix in (".h", ".in", ".pxi", ".pxd"):
+            if source.suffix in (".h", ".in"):
                 generate(source, tree / source.parent.name / source.name, isa)
+        # Beside the .pyx, not on Cython's include path: what Cython finds there it puts first on the C compiler's
+        # path as well, and one level would be compiled with the headers of another.
+        generate(kernels / "_common" / "kernel.pxi", tree / folder / "kernel.pxi", isa)
         pyx = tree / folder / f"{module}.pyx"
         generate(kernels / folder / (module.removesuffix(f"_{isa}") + ".pyx"), pyx, isa)
         found.append(
@@ -147,7 +150,6 @@ def extensions() -> list[Extension]:
     os.environ.setdefault("PYTHONHASHSEED", "0")
     return cythonize(
         found,
-        include_path=[str(GENERATED / isa / "_common") for isa in levels],
         compiler_directives={
             "language_level": 3,
             "boundscheck": DEBUG,

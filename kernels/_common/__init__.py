@@ -1,1 +1,1 @@
-"""What several ops share: the runtime (threads, arena, output memory), register tiles, conversions, the elementwise engine."""
+"""What several ops share: the runtime (threads, arena, output memory), register tiles, conversions, elementwise."""

@@ -1,6 +1,32 @@
 /* Between arrays and register tiles: panels in, epilogue and rounding out. Included once for each compute dtype by
  * blocks.h, with T and SFX defined. */
 
+/* n contiguous elements. A loop of vectors: a call of memcpy costs more than the 1-16 vectors of a typical run. */
+static inline void FD_CAT(fd_copy, SFX)(T *restrict to, const T *restrict from, ptrdiff_t n) {
+    const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX);
+    ptrdiff_t i = 0;
+    for (; i + lanes <= n; i += lanes) {
+        *(FD_CAT(fd_v, SFX) *)(to + i) = *(const FD_CAT(fd_v, SFX) *)(from + i);
+        __asm__ volatile(""); /* or GCC recognises the loop and calls memcpy after all */
+    }
+    for (; i < n; i++) {
+        to[i] = from[i];
+        __asm__ volatile("");
+    }
+}
+
+/* As fd_load and fd_store, for short runs that are mostly contiguous in the compute dtype. */
+static inline void FD_CAT(fd_read, SFX)(int type, const char *from, ptrdiff_t stride, T *to, ptrdiff_t n) {
+    if (type == (sizeof(T) == 8 ? FD_F64 : FD_F32) && stride == (ptrdiff_t)sizeof(T))
+        FD_CAT(fd_copy, SFX)(to, (const T *)from, n);
+    else FD_CAT(fd_load, SFX)(type, from, stride, to, n);
+}
+static inline void FD_CAT(fd_write, SFX)(int type, const T *from, char *to, ptrdiff_t stride, ptrdiff_t n) {
+    if (type == (sizeof(T) == 8 ? FD_F64 : FD_F32) && stride == (ptrdiff_t)sizeof(T))
+        FD_CAT(fd_copy, SFX)((T *)to, from, n);
+    else FD_CAT(fd_store, SFX)(type, from, to, stride, n);
+}
+
 /* Panel of a matrix b[rows][n] for the register tile: to[row][nr], n <= nr, the rest of each row zero. */
 static void FD_CAT(fd_pack_panel, SFX)(T *to, ptrdiff_t nr, int type, const char *b, ptrdiff_t rows, ptrdiff_t row_stride,
                                        ptrdiff_t n, ptrdiff_t column_stride) {
@@ -10,7 +36,7 @@ static void FD_CAT(fd_pack_panel, SFX)(T *to, ptrdiff_t nr, int type, const char
             for (ptrdiff_t j = n; j < nr; j++) to[i * nr + j] = 0;
     if (column_stride == size || row_stride != size) {
         for (ptrdiff_t i = 0; i < rows; i++)
-            FD_CAT(fd_load, SFX)(type, b + i * row_stride, column_stride, to + i * nr, n);
+            FD_CAT(fd_read, SFX)(type, b + i * row_stride, column_stride, to + i * nr, n);
         return;
     }
     /* Contiguous along the rows of the panel: read runs, write them across. */

@@ -5,6 +5,8 @@
 #ifndef FASTDL_SIMD_H
 #define FASTDL_SIMD_H
 
+#include <math.h>
+
 #include "runtime.h"
 
 #if defined(__AVX512F__)
@@ -25,23 +27,24 @@ typedef double fd_v_f64 __attribute__((vector_size(FD_VECTOR_BYTES), aligned(8),
 
 /* ---- float16 -------------------------------------------------------------------------------------------------- */
 
-/* Exact. The exponent is rebiased by a multiplication, which also normalises subnormals. */
+/* Exact; a NaN becomes quiet, as in the CPU's own conversion, so that all paths give the same bits. The exponent is
+ * rebiased by a multiplication, which also normalises subnormals. */
 static inline float fd_f16_to_f32(uint16_t h) {
     union { uint32_t u; float f; } r;
     uint32_t magnitude = h & 0x7fffu;
     r.u = magnitude << 13;
     r.f *= 0x1p112f;
-    r.u |= magnitude >= 0x7c00u ? 0x7f800000u : 0u;
+    r.u |= magnitude > 0x7c00u ? 0x7fc00000u : magnitude == 0x7c00u ? 0x7f800000u : 0u;
     r.u |= (uint32_t)(h & 0x8000u) << 16;
     return r.f;
 }
 
-/* Rounds to nearest, ties to even; overflows to infinity; NaN stays NaN. */
+/* Rounds to nearest, ties to even; overflows to infinity; NaN becomes quiet and keeps the top of its payload. */
 static inline uint16_t fd_f32_to_f16(float f) {
     union { uint32_t u; float f; } in, small;
     in.f = f;
     uint32_t sign = (in.u >> 16) & 0x8000u, magnitude = in.u & 0x7fffffffu;
-    uint32_t special = magnitude > 0x7f800000u ? 0x7e00u : 0x7c00u;
+    uint32_t special = magnitude > 0x7f800000u ? 0x7e00u | ((magnitude >> 13) & 0x3ffu) : 0x7c00u;
     uint32_t normal = (magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
     /* Adding 0.5 leaves the half's subnormal bits at the bottom of the mantissa, rounded by the addition itself. */
     small.u = magnitude;
@@ -111,12 +114,35 @@ static inline void fd_narrow_bf16(const float *restrict from, uint16_t *restrict
     for (ptrdiff_t i = 0; i < n; i++) to[i] = fd_f32_to_bf16(from[i]);
 }
 
+/* ---- float64 to a half, rounded once -------------------------------------------------------------------------- */
+
+/* An inexact value goes to the neighbour whose last bit is 1, which keeps on which side of every half and of every tie
+ * between two halves it was: rounding the result again gives what a single rounding would have. */
+static inline float fd_f64_to_f32_odd(double d) {
+    union { uint32_t u; float f; } r;
+    r.f = (float)d;
+    const double nearest = fabs((double)r.f), exact = fabs(d);
+    const uint32_t away = (uint32_t)(nearest < exact) - (uint32_t)(nearest > exact); /* 0 for NaN */
+    r.u += away & ((r.u & 1u) - 1u); /* a branch here would be mispredicted every other time */
+    return r.f;
+}
+
+static inline uint16_t fd_f64_to_f16(double d) { return fd_f32_to_f16(fd_f64_to_f32_odd(d)); }
+static inline uint16_t fd_f64_to_bf16(double d) { return fd_f32_to_bf16(fd_f64_to_f32_odd(d)); }
+
 /* ---- any storage, any stride (in bytes) ----------------------------------------------------------------------- */
 
-#define FD_GATHER(type, convert) \
-    for (ptrdiff_t i = 0; i < n; i++) to[i] = convert(*(const type *)(from + i * stride))
-#define FD_SCATTER(type, convert) \
-    for (ptrdiff_t i = 0; i < n; i++) *(type *)(to + i * stride) = convert(from[i])
+/* The first of the two loops is what the compiler turns into vectors. */
+#define FD_GATHER(type, convert)                                                                  \
+    if (stride == (ptrdiff_t)sizeof(type))                                                        \
+        for (ptrdiff_t i = 0; i < n; i++) to[i] = convert(((const type *)from)[i]);               \
+    else                                                                                          \
+        for (ptrdiff_t i = 0; i < n; i++) to[i] = convert(*(const type *)(from + i * stride))
+#define FD_SCATTER(type, convert)                                                                 \
+    if (stride == (ptrdiff_t)sizeof(type))                                                        \
+        for (ptrdiff_t i = 0; i < n; i++) ((type *)to)[i] = convert(from[i]);                     \
+    else                                                                                          \
+        for (ptrdiff_t i = 0; i < n; i++) *(type *)(to + i * stride) = convert(from[i])
 
 /* n elements of dtype `type`, `stride` bytes apart, as contiguous float32. */
 static inline void fd_load_f32(int type, const char *restrict from, ptrdiff_t stride, float *restrict to, ptrdiff_t n) {
@@ -165,6 +191,8 @@ static inline void fd_load_f64(int type, const char *restrict from, ptrdiff_t st
         else FD_GATHER(double, );
         break;
     case FD_F32: FD_GATHER(float, (double)); break;
+    case FD_F16: FD_GATHER(uint16_t, fd_f16_to_f32); break;
+    case FD_BF16: FD_GATHER(uint16_t, fd_bf16_to_f32); break;
     case FD_U8: FD_GATHER(uint8_t, (double)); break;
     }
 }
@@ -176,6 +204,8 @@ static inline void fd_store_f64(int type, const double *restrict from, char *res
         else FD_SCATTER(double, );
         break;
     case FD_F32: FD_SCATTER(float, (float)); break;
+    case FD_F16: FD_SCATTER(uint16_t, fd_f64_to_f16); break;
+    case FD_BF16: FD_SCATTER(uint16_t, fd_f64_to_bf16); break;
     case FD_U8: FD_SCATTER(uint8_t, (uint8_t)); break;
     }
 }

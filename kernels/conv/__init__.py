@@ -1,19 +1,19 @@
 """conv2d: two-dimensional cross-correlation (what the field calls convolution), grouped, with an epilogue.
 
-With x (N, C, H, W), w (K, C/groups, R, S), output (N, K, OH, OW) from ``geometry.window_grid``, and g = k // (K/groups)::
+With x (N, C, H, W), w (K, C/groups, R, S), out (N, K, OH, OW) by ``geometry.window_grid``, g = k // (K/groups)::
 
     out[n, k, i, j] = f(sum_{c, r, s} w[k, c, r, s] * x[n, g*C/groups + c, i*stride_h + r*dilation_h - top,
                                                                            j*stride_w + s*dilation_w - left] + b[k])
 
-where x is 0 outside its borders. All directions have ``Problem.shapes == (x, w)`` but backward_bias, which has (dout,).
+where x is 0 outside its borders. ``Problem.shapes == (x, w)`` in all directions but backward_bias, which has (dout,).
 
 * ``conv2d_forward(problem, x, w, b, out, threads)``: ``epilogue`` is ``"none"`` (b is None, f the identity), ``"bias"``
   or ``"bias_relu"`` (f(v) = 0 where v <= 0, else v: NaN passes).
 * ``conv2d_backward_input(problem, dout, w, dx, threads)``: the gradient of sum(out * dout) by x, as a gather::
 
-    dx[n, c, h, w'] = sum_{k, r, s} w[k, c, r, s] * dout[n, k, i, j]   over those i, j that read x[n, c, h, w'] at tap r, s
+    dx[n, c, y, x] = sum_{k, r, s} w[k, c, r, s] * dout[n, k, i, j]   over the i, j that read position y, x at tap r, s
 
-* ``conv2d_backward_weight(problem, dout, x, dw, threads)``: ``dw[k, c, r, s] = sum_{n, i, j} dout[n, k, i, j] * x[...]``.
+* ``conv2d_backward_weight(problem, dout, x, dw, threads)``: ``dw[k, c, r, s] = sum_{n, i, j} dout[n, k, i, j] x[...]``.
 * ``conv2d_backward_bias(problem, dout, db, threads)``: ``db[k] = sum_{n, i, j} dout[n, k, i, j]``.
 
 Arrays have dtype ``storage`` and any strides; b and db any float dtype of at most the compute width. The fast path is

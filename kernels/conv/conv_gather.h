@@ -6,71 +6,71 @@
  *          +-----------------+     [inner][nr]      multiplied with every panel of weights. Only this copy knows about
  *                                                   strides, padding, dilation, dtype and memory order. */
 
-/* n contiguous elements; a loop of vectors, because a call of memcpy costs more than the 3-16 vectors of a typical run. */
-static inline void FD_CAT(conv_copy, SFX)(T *to, const T *from, ptrdiff_t n) {
-    const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX);
-    ptrdiff_t i = 0;
-    for (; i + lanes <= n; i += lanes) {
-        *(FD_CAT(fd_v, SFX) *)(to + i) = *(const FD_CAT(fd_v, SFX) *)(from + i);
-        __asm__ volatile("" ::: "memory"); /* or GCC recognises the loop and calls memcpy after all */
-    }
-    for (; i < n; i++) to[i] = from[i];
-}
-
 static inline void FD_CAT(conv_zero, SFX)(T *to, ptrdiff_t n) {
     for (ptrdiff_t i = 0; i < n; i++) to[i] = 0;
 }
 
-static inline void FD_CAT(conv_read, SFX)(const conv_source *s, T *to, const char *from, ptrdiff_t n) {
+/* `count` runs of n elements, `from_step` bytes apart, to rows ld apart. */
+static inline void FD_CAT(conv_read, SFX)(const conv_source *s, T *to, ptrdiff_t ld, const char *from, ptrdiff_t from_step,
+                                          ptrdiff_t count, ptrdiff_t n) {
     if (s->type == (sizeof(T) == 8 ? FD_F64 : FD_F32) && s->sc == (ptrdiff_t)sizeof(T))
-        FD_CAT(conv_copy, SFX)(to, (const T *)from, n);
+        for (; count > 0; count--, to += ld, from += from_step) FD_CAT(fd_copy, SFX)(to, (const T *)from, n);
     else
-        FD_CAT(fd_load, SFX)(s->type, from, s->sc, to, n);
+        for (; count > 0; count--, to += ld, from += from_step) FD_CAT(fd_load, SFX)(s->type, from, s->sc, to, n);
+}
+
+/* Inner positions a..b-1 of one row tap, for `count` neighbours on an output row, the first at source column x0. The
+ * neighbours whose taps all lie inside the image, nearly all of them, are copied without looking further. */
+static void FD_CAT(conv_gather_line, SFX)(const conv_source *s, const char *row, ptrdiff_t x0, ptrdiff_t count, ptrdiff_t a,
+                                          ptrdiff_t b, T *to, ptrdiff_t ld) {
+    const ptrdiff_t c = s->channels, scale = s->column->scale, move = scale * s->sw;
+    const ptrdiff_t *offset = s->column->offset;
+    while (a < b) {
+        const ptrdiff_t u = a / c, end = s->merged ? b : fd_min(b, (u + 1) * c), last = (end - 1) / c;
+        const ptrdiff_t before = -(x0 + offset[u]), after = s->width - (x0 + offset[last]);
+        const ptrdiff_t first = fd_min(before > 0 ? fd_ceil_div(before, scale) : 0, count);
+        const ptrdiff_t stop = fd_max(first, fd_min(after > 0 ? fd_ceil_div(after, scale) : 0, count));
+        FD_CAT(conv_read, SFX)(s, to + first * ld, ld,
+                               row + (x0 + first * scale + offset[u]) * s->sw + (a - u * c) * s->sc, move, stop - first, end - a);
+        for (ptrdiff_t q = 0; q < count; q++) {
+            if (q == first && stop > first) q = stop;
+            if (q == count) break;
+            T *d = to + q * ld;
+            for (ptrdiff_t v = u; v <= last; v++) { /* at the border: tap by tap */
+                const ptrdiff_t ca = v == u ? a - u * c : 0, cb = v == last ? end - last * c : c;
+                const ptrdiff_t x = x0 + q * scale + offset[v];
+                if (x < 0 || x >= s->width) FD_CAT(conv_zero, SFX)(d, cb - ca);
+                else FD_CAT(conv_read, SFX)(s, d, 0, row + x * s->sw + ca * s->sc, 0, 1, cb - ca);
+                d += cb - ca;
+            }
+        }
+        to += end - a;
+        a = end;
+    }
 }
 
 /* Inner positions k0..k1-1 of `count` output positions from `first` on, one row of `to` each. */
 static void FD_CAT(conv_gather, SFX)(const conv_source *s, ptrdiff_t first, ptrdiff_t count, ptrdiff_t k0, ptrdiff_t k1,
                                      T *to, ptrdiff_t ld) {
-    const ptrdiff_t columns = s->column->count, plane = s->row->count * columns, c = s->channels;
-    const ptrdiff_t line = s->column->taps * c; /* inner positions of one row tap */
+    const ptrdiff_t columns = s->column->count, plane = s->row->count * columns;
+    const ptrdiff_t line = s->column->taps * s->channels; /* inner positions of one row tap */
     ptrdiff_t n = first / plane, i = first % plane / columns, j = first % columns;
-    for (ptrdiff_t p = 0; p < count; p++, to += ld) {
-        const char *image = s->data + n * s->sn;
-        const ptrdiff_t x0 = j * s->column->scale;
-        T *d = to;
-        for (ptrdiff_t k = k0; k < k1;) {
-            const ptrdiff_t r = k / line, a = k - r * line, b = fd_min(line, a + k1 - k);
-            const ptrdiff_t y = i * s->row->scale + s->row->offset[r];
+    while (count > 0) {
+        const ptrdiff_t run = fd_min(count, columns - j); /* on one output row */
+        ptrdiff_t r = k0 / line, a = k0 - r * line;
+        for (ptrdiff_t k = k0; k < k1; r++, a = 0) {
+            const ptrdiff_t b = fd_min(line, a + k1 - k), y = i * s->row->scale + s->row->offset[r];
+            T *d = to + (k - k0);
+            if (y < 0 || y >= s->height)
+                for (ptrdiff_t q = 0; q < run; q++) FD_CAT(conv_zero, SFX)(d + q * ld, b - a);
+            else
+                FD_CAT(conv_gather_line, SFX)(s, s->data + n * s->sn + y * s->sh, j * s->column->scale, run, a, b, d, ld);
             k += b - a;
-            if (y < 0 || y >= s->height) {
-                FD_CAT(conv_zero, SFX)(d, b - a);
-                d += b - a;
-                continue;
-            }
-            const char *row = image + y * s->sh;
-            if (s->merged) {
-                /* taps u with 0 <= x0 + offset[u] < width are one run of memory */
-                const ptrdiff_t x = x0 + s->column->offset[0];
-                const ptrdiff_t from = fd_min(fd_max(a, -x * c), b), to_end = fd_max(fd_min(b, (s->width - x) * c), from);
-                FD_CAT(conv_zero, SFX)(d, from - a);
-                FD_CAT(conv_read, SFX)(s, d + (from - a), row + x * s->sw + from * s->sc, to_end - from);
-                FD_CAT(conv_zero, SFX)(d + (to_end - a), b - to_end);
-                d += b - a;
-                continue;
-            }
-            for (ptrdiff_t q = a; q < b;) {
-                const ptrdiff_t u = q / c, ca = q - u * c, cb = fd_min(c, ca + b - q);
-                const ptrdiff_t x = x0 + s->column->offset[u];
-                if (x < 0 || x >= s->width) FD_CAT(conv_zero, SFX)(d, cb - ca);
-                else FD_CAT(conv_read, SFX)(s, d, row + x * s->sw + ca * s->sc, cb - ca);
-                d += cb - ca;
-                q += cb - ca;
-            }
         }
-        if (++j == columns) {
-            j = 0;
-            if (++i == s->row->count) i = 0, n++;
-        }
+        to += run * ld;
+        count -= run;
+        j = 0;
+        if (++i == s->row->count) i = 0, n++;
     }
 }
 
@@ -134,7 +134,7 @@ static int FD_CAT(conv_gather_task, SFX)(void *context, ptrdiff_t index) {
             char *to = out->data + n * out->stride[0] + k0 * out->stride[1] +
                        (row->start + i * row->step) * out->stride[2] + (column->start + j * column->step) * out->stride[3];
             FD_CAT(fd_epilogue, SFX)(c + p * wide, bias, g->relu, g->produce);
-            FD_CAT(fd_store, SFX)(out->type, c + p * wide, to, out->stride[1], g->produce);
+            FD_CAT(fd_write, SFX)(out->type, c + p * wide, to, out->stride[1], g->produce);
             if (++j == column->count) {
                 j = 0;
                 if (++i == row->count) i = 0, n++;

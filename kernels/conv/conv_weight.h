@@ -28,7 +28,7 @@ static int FD_CAT(conv_weight_task, SFX)(void *context, ptrdiff_t index) {
         for (ptrdiff_t p = 0; p < m; p++) {
             const char *from = dout->data + n * dout->stride[0] + group * g->produce * dout->stride[1] +
                                i * dout->stride[2] + j * dout->stride[3];
-            FD_CAT(fd_load, SFX)(dout->type, from, dout->stride[1], b + p * wide, g->produce);
+            FD_CAT(fd_read, SFX)(dout->type, from, dout->stride[1], b + p * wide, g->produce);
             if (++j == column->count) {
                 j = 0;
                 if (++i == row->count) i = 0, n++;

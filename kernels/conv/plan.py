@@ -1,6 +1,6 @@
 """Blocks and phases of the compiled convolutions, and the scratch memory that follows from them.
 
-Everything here is a function of Problem and ISA level: kc, mc (for backward_weight) and slices decide the order of sums.
+Everything here is a function of Problem and ISA level: kc, mc (in backward_weight) and slices order the sums.
 """
 
 from __future__ import annotations
