@@ -1,0 +1,41 @@
+"""One step of each optimizer for a single element, in the form in which its paper has it."""
+
+from __future__ import annotations
+
+import math
+
+
+def sgd(p, g, states, lr, step):
+    return p - lr * g, states
+
+
+def momentum(p, g, states, lr, step, *, momentum):
+    """The heavy ball: a velocity that loses a share of itself and takes up the slope."""
+    velocity = momentum * states[0] - lr * g
+    return p + velocity, [velocity]
+
+
+def nesterov(p, g, states, lr, step, *, momentum):
+    """The stored parameter is the point to which the momentum alone would carry: there the gradient was taken."""
+    position = p - momentum * states[0]
+    velocity = momentum * states[0] - lr * g
+    position += velocity
+    return position + momentum * velocity, [velocity]
+
+
+def adagrad(p, g, states, lr, step, *, eps):
+    total = states[0] + g**2
+    return p - lr / (math.sqrt(total) + eps) * g, [total]
+
+
+def rmsprop(p, g, states, lr, step, *, decay_rate, eps):
+    average = states[0] + (1 - decay_rate) * (g**2 - states[0])
+    return p - lr / (math.sqrt(average) + eps) * g, [average]
+
+
+def adam(p, g, states, lr, step, *, beta1, beta2, eps):
+    """With the corrected moments; eps is scaled because the book adds it to the uncorrected root."""
+    m = beta1 * states[0] + (1 - beta1) * g
+    v = beta2 * states[1] + (1 - beta2) * g**2
+    m_hat, v_hat = m / (1 - beta1**step), v / (1 - beta2**step)
+    return p - lr * m_hat / (math.sqrt(v_hat) + eps / math.sqrt(1 - beta2**step)), [m, v]
