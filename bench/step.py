@@ -72,10 +72,9 @@ def stepper(participant: str, options: argparse.Namespace, x, t) -> Callable[[],
         torch.set_num_threads(options.threads)
         peer = TorchDeepConvNet(channels_last="channels_last" in participant)
         return lambda: peer.step(x, t)
-    from fastdl.optim import Adam
-
     import fastdl
     from fastdl.models import DeepConvNet
+    from fastdl.optim import Adam
 
     fastdl.set_num_threads(options.threads)
     net, adam = DeepConvNet(dtype=options.dtype, seed=0), Adam(0.001)

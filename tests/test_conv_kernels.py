@@ -10,9 +10,9 @@ import os
 import threading
 
 import numpy as np
-import oracle_conv
 import pytest
 
+import oracle_conv
 from fastdl.kernels import registry
 from fastdl.kernels.problem import Problem, memory_order
 

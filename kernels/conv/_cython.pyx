@@ -59,7 +59,7 @@ cdef class _Axes:
             raise MemoryError()
         for i, axis in enumerate(axes):
             self.axes[i].start, self.axes[i].step = axis.start, axis.step
-            self.axes[i].count, self.axes[i].scale = axis.count, axis.scale
+            self.axes[i].count, self.axes[i].scale = axis.length, axis.scale
             self.axes[i].taps = len(axis.taps)
             self.axes[i].tap = table
             self.axes[i].offset = table + self.axes[i].taps

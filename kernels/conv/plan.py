@@ -17,12 +17,12 @@ BIAS_SLICES = 64
 
 
 class Axis(NamedTuple):
-    """One residue class of output positions along one axis: i = start + step * q for q < count, whose taps ``taps``
+    """One residue class of output positions along one axis: i = start + step * q for q < length, whose taps ``taps``
     read source positions q * scale + offsets (ascending)."""
 
     start: int
     step: int
-    count: int
+    length: int
     scale: int
     taps: tuple[int, ...]
     offsets: tuple[int, ...]

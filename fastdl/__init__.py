@@ -1,0 +1,100 @@
+"""fastdl: compiled layers for hand-written convolutional networks on NumPy arrays.
+
+Importing this package imports no other; every name below is loaded at its first use.
+
+=====================================================  ==========================================================
+``functional``                                         convolution, pooling, ... as functions of arrays
+``layers``, ``network``, ``models``, ``optim``         layers with the book's API, nets, optimizers
+``train``, ``data``                                    the training loop, data sets
+``use_backend``, ``threads``, ``set_num_threads``,     how functions run; see :mod:`fastdl.backend`
+``get_num_threads``, ``set_default_dtype``,
+``get_default_dtype``, ``inference``, ``explain``
+=====================================================  ==========================================================
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+try:
+    importlib.import_module(f"{__name__}.kernels")
+except ImportError as error:
+    if error.name != f"{__name__}.kernels":
+        raise
+    raise ImportError(
+        "you are importing fastdl from its source tree, which holds no fastdl.kernels. Leave this folder to use the "
+        "installed package, or install the tree itself with: pip install -e ."
+    ) from None
+
+if TYPE_CHECKING:
+    from . import data, functional, layers, models, network, optim, train
+    from .backend import (
+        explain,
+        get_default_dtype,
+        get_num_threads,
+        inference,
+        set_default_dtype,
+        set_num_threads,
+        threads,
+        use_backend,
+    )
+
+__version__ = "0.1.0"
+
+_MODULES = (
+    "backend",
+    "check",
+    "checkpoint",
+    "data",
+    "functional",
+    "initializers",
+    "layers",
+    "models",
+    "network",
+    "optim",
+    "train",
+)
+_SETTINGS = (
+    "explain",
+    "get_default_dtype",
+    "get_num_threads",
+    "inference",
+    "set_default_dtype",
+    "set_num_threads",
+    "threads",
+    "use_backend",
+)
+
+__all__ = [
+    "__version__",
+    "data",
+    "explain",
+    "functional",
+    "get_default_dtype",
+    "get_num_threads",
+    "inference",
+    "layers",
+    "models",
+    "network",
+    "optim",
+    "set_default_dtype",
+    "set_num_threads",
+    "threads",
+    "train",
+    "use_backend",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
+    if name in _SETTINGS:
+        value = getattr(importlib.import_module(f"{__name__}.backend"), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_MODULES, *_SETTINGS})

@@ -1,0 +1,492 @@
+"""How functions run: backend, ISA level, threads, default dtype, inference; and which kernel that chooses.
+
+A setting has a process-wide value and, inside a ``with`` block, a value of its own for the context (this thread, this
+asyncio task). A new thread starts with the process-wide values.
+
+===============  ==============================================  ======================  ===========================
+setting          process-wide                                    in a context            environment
+===============  ==============================================  ======================  ===========================
+backend          :func:`set_backend`                             :func:`use_backend`     ``FASTDL_BACKEND``
+threads          :func:`set_num_threads`                         :func:`threads`         ``FASTDL_NUM_THREADS``
+ISA level        (the CPU's)                                     :func:`isa`             ``FASTDL_ISA``
+default dtype    :func:`set_default_dtype`
+inference        (off)                                           :func:`inference`
+===============  ==============================================  ======================  ===========================
+
+``FASTDL_LOG=dispatch`` writes each decision of the registry to stderr (the logger is ``fastdl.dispatch``).
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from operator import index
+from pathlib import Path
+from typing import Any, overload
+
+import numpy as np
+
+from .kernels import registry
+from .kernels.problem import Problem
+from .kernels.registry import KernelError
+
+__all__ = [
+    "BACKENDS",
+    "Explanation",
+    "KernelError",
+    "available_backends",
+    "explain",
+    "get_backend",
+    "get_default_dtype",
+    "get_isa",
+    "get_num_threads",
+    "inference",
+    "is_inference",
+    "isa",
+    "missing",
+    "run",
+    "set_backend",
+    "set_default_dtype",
+    "set_num_threads",
+    "threads",
+    "use_backend",
+]
+
+#: What :func:`use_backend` takes. ``"auto"`` runs compiled kernels where they are built.
+BACKENDS = ("auto", *registry.BACKENDS)
+
+
+# ---- backend and ISA level ------------------------------------------------------------------------------------------
+
+
+class Choice:
+    """Backend and ISA cap of a context. Equal only to itself, so that it is a cheap part of a key."""
+
+    __slots__ = ("_siblings", "backend", "cap", "log")
+
+    def __init__(self, backend: str, cap: str, log: Explanation | None = None) -> None:
+        self.backend = backend
+        self.cap = cap
+        self.log = log
+        self._siblings = {(backend, cap): self}
+
+    def replace(self, backend: str | None = None, cap: str | None = None) -> Choice:
+        """The one choice with these values and this one's log."""
+        key = (backend or self.backend, cap or self.cap)
+        found = self._siblings.get(key)
+        if found is None:
+            found = Choice(*key, self.log)
+            found._siblings = self._siblings
+            found = self._siblings.setdefault(key, found)
+        return found
+
+
+@functools.cache
+def missing(backend: str) -> str:
+    """Why ``backend`` cannot run here; empty where it can."""
+    if backend != "cython":
+        return ""
+    reason = registry.level_missing(registry.LEVELS[0])
+    if not reason:
+        return ""
+    return f"{reason}: reinstall fastdl where GCC or Clang is found (pip install -v shows what the build says)"
+
+
+def available_backends() -> tuple[str, ...]:
+    """The backends that this installation can run, without ``"auto"``."""
+    return tuple(name for name in registry.BACKENDS if not missing(name))
+
+
+def _checked_backend(name: str, what: str) -> str:
+    if name not in BACKENDS:
+        raise ValueError(f"{what} must be one of {', '.join(map(repr, BACKENDS))}, not {name!r}")
+    if reason := missing(name):
+        raise KernelError(f"{what} {name!r} cannot run: {reason}")
+    return name
+
+
+_process_choice = Choice(
+    _checked_backend(os.environ.get("FASTDL_BACKEND", "auto").lower(), "FASTDL_BACKEND"), registry.environment_cap()
+)
+_choice: ContextVar[Choice | None] = ContextVar("fastdl.choice", default=None)
+
+
+def current() -> Choice:
+    """Backend and ISA cap that a call made now would use."""
+    return _choice.get() or _process_choice
+
+
+def get_backend() -> str:
+    """The backend in use: a name that :func:`use_backend` takes."""
+    return current().backend
+
+
+def set_backend(name: str) -> None:
+    """Sets the process-wide backend: ``"auto"``, ``"cython"`` or ``"numpy"``.
+
+    Raises ``ValueError`` for another name and ``KernelError`` for a backend that is not built.
+    """
+    global _process_choice
+    _process_choice = _process_choice.replace(backend=_checked_backend(name, "backend"))
+
+
+class use_backend:
+    """Sets the backend of this context; as a context manager, until the end of the block.
+
+    ::
+
+        with fastdl.use_backend("numpy"):
+            ...
+        fastdl.use_backend("numpy")  # for the rest of this thread
+
+    ``name`` is ``"auto"`` (compiled kernels where they are built, with a ``RuntimeWarning`` where an operation has
+    none), ``"cython"`` or ``"numpy"`` (the reference: readable and slow). Raises ``ValueError`` for another name and
+    ``KernelError`` for a backend that is not built, both at once. :func:`fastdl.backend.set_backend` sets the backend
+    of threads that start later.
+    """
+
+    def __init__(self, name: str) -> None:
+        _checked_backend(name, "backend")
+        self._name = name
+        self._before = [_choice.get()]
+        self._called = True  # and not entered yet
+        _choice.set(current().replace(backend=name))
+
+    def __enter__(self) -> None:
+        if self._called:
+            self._called = False
+        else:
+            self._before.append(_choice.get())
+        _choice.set(current().replace(backend=self._name))
+
+    def __exit__(self, *exception: object) -> None:
+        _choice.set(self._before.pop())
+
+
+def get_isa() -> str:
+    """The highest ISA level that dispatch may choose in this context."""
+    return current().cap
+
+
+@contextmanager
+def isa(level: str) -> Iterator[None]:
+    """Caps the ISA level of compiled kernels inside the block: ``"baseline"``, ``"v3"`` (AVX2) or ``"v4"`` (AVX-512).
+
+    A level that this CPU or build lacks caps nothing. Raises ``ValueError`` for another name.
+    """
+    if level not in registry.LEVELS:
+        raise ValueError(f"the ISA level must be one of {', '.join(registry.LEVELS)}, not {level!r}")
+    token = _choice.set(current().replace(cap=level))
+    try:
+        yield
+    finally:
+        _choice.reset(token)
+
+
+# ---- threads --------------------------------------------------------------------------------------------------------
+
+
+def _cgroup_cpus(process: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
+    """CPUs that the control group of this process and its parents may use, or None where nothing limits them."""
+    try:
+        lines = process.read_text().splitlines()
+    except OSError:
+        return None
+    limits: list[float] = []
+    for line in lines:
+        _, _, rest = line.partition(":")
+        controllers, _, group = rest.partition(":")
+        names = controllers.split(",")
+        if controllers and "cpu" not in names:
+            continue
+        for mount in (root,) if not controllers else (root / controllers, root / "cpu"):
+            folder = mount / group.lstrip("/")
+            # A container may see the path of the host here, and its own group at the root of the mount.
+            for place in (folder, *folder.parents):
+                limit = _version_2_limit(place) if not controllers else _version_1_limit(place)
+                if limit is not None:
+                    limits.append(limit)
+                if place == mount:
+                    break
+    return min(limits, default=None)
+
+
+def _version_2_limit(folder: Path) -> float | None:
+    try:
+        quota, period = (folder / "cpu.max").read_text().split()
+        return None if quota == "max" else int(quota) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _version_1_limit(folder: Path) -> float | None:
+    try:
+        quota = int((folder / "cpu.cfs_quota_us").read_text())
+        return None if quota <= 0 else quota / int((folder / "cpu.cfs_period_us").read_text())
+    except (OSError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _available_cpus() -> int:
+    """CPUs that this process may run on: its affinity, and its control group's quota rounded up."""
+    try:
+        cpus = len(os.sched_getaffinity(0))
+    except AttributeError:  # not Linux
+        cpus = os.cpu_count() or 1
+    quota = _cgroup_cpus()
+    return max(1, cpus if quota is None else min(cpus, math.ceil(quota)))
+
+
+def _checked_threads(n: int, what: str) -> int:
+    try:
+        count = index(n)
+    except TypeError:
+        raise TypeError(f"{what} must be an int, not {n!r}") from None
+    if count < 1 or isinstance(n, bool):
+        raise ValueError(f"{what} must be at least 1, not {n!r}")
+    return count
+
+
+def _environment_threads() -> int:
+    text = os.environ.get("FASTDL_NUM_THREADS", "").strip()
+    if not text:
+        return _available_cpus()
+    try:
+        count = int(text)
+    except ValueError:
+        raise ValueError(f"FASTDL_NUM_THREADS must be an int of at least 1, not {text!r}") from None
+    return _checked_threads(count, "FASTDL_NUM_THREADS")
+
+
+_process_threads = _environment_threads()
+_threads: ContextVar[int] = ContextVar("fastdl.threads", default=0)
+
+
+def get_num_threads() -> int:
+    """Number of threads that a call made now may use. The results do not depend on it, bit for bit."""
+    return _threads.get() or _process_threads
+
+
+def set_num_threads(n: int) -> None:
+    """Sets the process-wide number of threads; a surrounding :func:`threads` block keeps its own.
+
+    The default is ``FASTDL_NUM_THREADS``, or the CPUs that affinity and control group grant to this process.
+    """
+    global _process_threads
+    _process_threads = _checked_threads(n, "the number of threads")
+
+
+@contextmanager
+def threads(n: int) -> Iterator[None]:
+    """Sets the number of threads inside the block, for this context only."""
+    token = _threads.set(_checked_threads(n, "the number of threads"))
+    try:
+        yield
+    finally:
+        _threads.reset(token)
+
+
+# ---- default dtype, inference ---------------------------------------------------------------------------------------
+
+_default_dtype: np.dtype[Any] | None = None
+
+
+def set_default_dtype(dtype: Any) -> None:
+    """Sets the dtype of parameters that fastdl creates, and of results whose inputs are all integers.
+
+    ``dtype`` is float32, float64, float16 or bfloat16 (the last needs the package ml_dtypes), as a name or a dtype, or
+    None for the default: float64 parameters (the book's), and NumPy's float64 for the result of integers. Arrays that
+    are already floating-point keep their dtype: a result has ``numpy.result_type(x, w)``.
+    """
+    global _default_dtype
+    if dtype is not None:
+        from ._array import float_dtype
+
+        dtype = float_dtype(dtype, "the default dtype")
+    _default_dtype = dtype
+
+
+def get_default_dtype() -> np.dtype[Any] | None:
+    """What :func:`set_default_dtype` has set; None at first."""
+    return _default_dtype
+
+
+_inference: ContextVar[bool] = ContextVar("fastdl.inference", default=False)
+
+
+@contextmanager
+def inference() -> Iterator[None]:
+    """Inside the block layers keep nothing for a backward pass. It does not change what they compute."""
+    token = _inference.set(True)
+    try:
+        yield
+    finally:
+        _inference.reset(token)
+
+
+def is_inference() -> bool:
+    """Whether this context is inside :func:`inference`."""
+    return _inference.get()
+
+
+# ---- dispatch -------------------------------------------------------------------------------------------------------
+
+Kernel = Callable[..., None]
+_warned: set[tuple[str, ...]] = set()
+
+
+def _warn_once(key: tuple[str, ...], message: str) -> None:
+    if key in _warned:
+        return
+    _warned.add(key)
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == "fastdl":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, RuntimeWarning, stacklevel=level)
+
+
+def _choose(problem: Problem, backend: str, cap: str) -> tuple[registry.Row, Kernel, str]:
+    """Row, its function, and why it is a fallback (or nothing)."""
+    if backend != "auto":
+        try:
+            return *registry.choose(problem, backend, cap), ""
+        except ImportError as error:
+            raise KernelError(f"{backend} kernels of {problem.op} cannot be loaded: {error}") from error
+    reason = missing("cython")
+    if not reason:
+        try:
+            return *registry.choose(problem, "cython", cap), ""
+        except (KernelError, ImportError) as error:
+            reason = str(error)
+    return *registry.choose(problem, "numpy", cap), reason
+
+
+def kernel(problem: Problem, choice: Choice | None = None) -> Kernel:
+    """The function that runs ``problem``: ``kernel(problem)(problem, *arrays, threads)``.
+
+    Raises ``KernelError`` where nothing does. With backend ``"auto"`` the NumPy reference stands in for a compiled
+    kernel that is missing, and a ``RuntimeWarning`` says so once.
+    """
+    if choice is None:
+        choice = current()
+    row, function, fallback = _choose(problem, choice.backend, choice.cap)
+    if fallback and missing("cython"):
+        _warn_once(("cython",), f"fastdl runs on its slow NumPy reference: {fallback}")
+    elif fallback:
+        _warn_once(
+            (problem.op, problem.direction, problem.storage),
+            f"fastdl runs {problem.op} {problem.direction} on its slow NumPy reference: {fallback}",
+        )
+    if choice.log is None:
+        return function
+    record = choice.log._record
+
+    def recorded(problem: Problem, *args: Any) -> None:
+        record(problem, row, choice.cap, fallback)
+        function(problem, *args)
+
+    return recorded
+
+
+def run(problem: Problem, *args: Any) -> None:
+    """Runs ``problem`` with the current settings; ``args`` are the arrays that the contract of its op lists."""
+    kernel(problem, current())(problem, *args, get_num_threads())
+
+
+# ---- explain --------------------------------------------------------------------------------------------------------
+
+
+class Explanation:
+    """The kernels that ran inside a ``with`` block and why they did: ``str()`` is the text, ``problems`` the list."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self._texts: dict[tuple[Problem, str], list[Any]] = {}
+
+    def _record(self, problem: Problem, row: registry.Row, cap: str, fallback: str) -> None:
+        self.problems.append(problem)
+        entry = self._texts.setdefault((problem, row.label), [0, row, cap, fallback])
+        entry[0] += 1
+
+    def __enter__(self) -> Explanation:
+        now = current()
+        self._token = _choice.set(Choice(now.backend, now.cap, self))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        _choice.reset(self._token)
+
+    def __str__(self) -> str:
+        texts = []
+        for (problem, _), (count, row, cap, fallback) in self._texts.items():
+            text = _text(problem, row, cap, fallback)
+            if count > 1:
+                first, _, rest = text.partition("\n")
+                text = f"{first}, {count} calls\n{rest}"
+            texts.append(text)
+        return "\n".join(texts) or "no kernel ran"
+
+    __repr__ = __str__
+
+
+def _text(problem: Problem, row: registry.Row, cap: str, fallback: str) -> str:
+    text = registry.explain(problem, row.backend, cap)
+    return f"{text}\n  fallback to {row.backend}: {fallback}" if fallback else text
+
+
+@overload
+def explain() -> Explanation: ...
+@overload
+def explain(call: Problem | str | Callable[..., Any], /, *args: Any, **kwargs: Any) -> str: ...
+def explain(call: Problem | str | Callable[..., Any] | None = None, /, *args: Any, **kwargs: Any) -> Explanation | str:
+    """Says which kernel runs a call and why the others do not.
+
+    ::
+
+        print(fastdl.explain(fastdl.functional.conv2d, x, w, stride=2))
+        print(fastdl.explain("conv2d", x, w, stride=2))  # a name of fastdl.functional
+        print(fastdl.explain(net.predict, x))  # every kernel of the call, which is made
+        with fastdl.explain() as log:
+            net.gradient(x, t)
+        print(log)
+
+    A :class:`Problem` is explained without being run. Raises ``KernelError`` where no kernel can run it.
+    """
+    if call is None:
+        return Explanation()
+    if isinstance(call, Problem):
+        choice = current()
+        row, _, fallback = _choose(call, choice.backend, choice.cap)
+        return _text(call, row, choice.cap, fallback)
+    if isinstance(call, str):
+        from . import functional
+
+        if call not in functional.__all__:
+            raise ValueError(f"fastdl.functional has no {call!r}; it has {', '.join(functional.__all__)}")
+        call = getattr(functional, call)
+    if not callable(call):
+        raise TypeError(f"explain takes a function, the name of one in fastdl.functional or a Problem, not {call!r}")
+    with Explanation() as log:
+        call(*args, **kwargs)
+    return str(log)
+
+
+def _configure_log(text: str) -> None:
+    for name in filter(None, (part.strip() for part in text.split(","))):
+        if name != "dispatch":
+            raise ValueError(f"FASTDL_LOG must be 'dispatch' or empty, not {name!r}")
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        logger = logging.getLogger("fastdl.dispatch")
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+
+
+_configure_log(os.environ.get("FASTDL_LOG", ""))

@@ -1,0 +1,79 @@
+"""Layers as functions of NumPy arrays: stateless, each with its gradient.
+
+Four-dimensional arrays have the shape (N, C, H, W) and, where a function made them, channels-last memory (the strides
+of an (N, H, W, C) array), which is the order that the kernels read fastest; any other order, views, read-only and empty
+arrays are taken as well. A result has the dtype ``numpy.result_type`` of its main operands, a gradient the dtype of its
+tensor. Arrays are float32, float64, float16 or bfloat16 (halves are summed in float32 and rounded once); integers are
+converted, see :func:`fastdl.set_default_dtype`. Which kernel runs a call: :func:`fastdl.explain`.
+"""
+
+from __future__ import annotations
+
+from ._conv import col2im, conv2d, conv2d_backward, im2col
+from ._linear import linear, linear_backward
+from ._loss import softmax, softmax_backward, softmax_cross_entropy, softmax_cross_entropy_backward
+from ._norm import (
+    batch_norm,
+    batch_norm_backward,
+    batch_norm_inference,
+    local_response_norm,
+    local_response_norm_backward,
+)
+from ._pointwise import (
+    add,
+    cast,
+    concat,
+    concat_backward,
+    dropout,
+    dropout_mask,
+    relu,
+    relu_backward,
+    sigmoid,
+    sigmoid_backward,
+    tanh,
+    tanh_backward,
+)
+from ._pool import (
+    avg_pool2d,
+    avg_pool2d_backward,
+    global_avg_pool2d,
+    global_avg_pool2d_backward,
+    max_pool2d,
+    max_pool2d_backward,
+)
+
+__all__ = [
+    "add",
+    "avg_pool2d",
+    "avg_pool2d_backward",
+    "batch_norm",
+    "batch_norm_backward",
+    "batch_norm_inference",
+    "cast",
+    "col2im",
+    "concat",
+    "concat_backward",
+    "conv2d",
+    "conv2d_backward",
+    "dropout",
+    "dropout_mask",
+    "global_avg_pool2d",
+    "global_avg_pool2d_backward",
+    "im2col",
+    "linear",
+    "linear_backward",
+    "local_response_norm",
+    "local_response_norm_backward",
+    "max_pool2d",
+    "max_pool2d_backward",
+    "relu",
+    "relu_backward",
+    "sigmoid",
+    "sigmoid_backward",
+    "softmax",
+    "softmax_backward",
+    "softmax_cross_entropy",
+    "softmax_cross_entropy_backward",
+    "tanh",
+    "tanh_backward",
+]

@@ -1,0 +1,165 @@
+"""Softmax, and softmax cross entropy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .._array import float_dtype
+from ._call import (
+    COMPUTE,
+    Array,
+    ArrayLike,
+    Problem,
+    Shape,
+    as_array,
+    axis_index,
+    backend,
+    expect_shape,
+    layout,
+    memory_order,
+    np,
+    one,
+    output,
+    plan,
+    plans,
+    remember,
+    to_dtype,
+)
+
+
+def _rows(a: Array, axis: int) -> Array:
+    """``a`` as a matrix whose rows run along ``axis``: a view where its memory allows one."""
+    moved = np.moveaxis(a, axis, -1)
+    return moved.reshape(-1 if moved.size else 0, moved.shape[-1])
+
+
+def _like(shape: Shape, dtype: np.dtype[Any], axis: int) -> tuple[Array, Array]:
+    """A new array of ``shape`` with ``axis`` innermost in memory, and the same as a matrix of rows."""
+    memory = layout((*shape[:axis], *shape[axis + 1 :], shape[axis]), dtype).empty()
+    return np.moveaxis(memory, -1, axis), _rows(memory, memory.ndim - 1)
+
+
+def softmax(x: ArrayLike, axis: int = -1) -> Array:
+    """``exp(x - max(x)) / sum(exp(x - max(x)))`` along ``axis``.
+
+    Returns x's shape and dtype, with ``axis`` innermost in memory: channels-last for axis 1 of (N, C, H, W).
+    """
+    op = "softmax"
+    x = one(x, op)
+    along = axis_index(axis, x.ndim, op)
+    rows = _rows(x, along)
+    out, out_rows = _like(x.shape, x.dtype, along)
+    backend.run(Problem(op, "forward", (rows.shape,), x.dtype.name, (memory_order(rows),)), rows, out_rows)
+    return out
+
+
+def softmax_backward(dout: ArrayLike, y: ArrayLike, axis: int = -1) -> Array:
+    """``y * (dout - sum(dout * y))`` along ``axis``: the gradient of ``sum(softmax(x) * dout)`` by x.
+
+    ``y`` is ``softmax(x)``. Returns y's shape and dtype, with ``axis`` innermost in memory.
+    """
+    op = "softmax_backward"
+    y = one(y, op, "y")
+    dout = one(dout, op, "dout", y.dtype)
+    expect_shape(dout.shape, y.shape, op, "dout")
+    along = axis_index(axis, y.ndim, op)
+    rows, dout_rows = _rows(y, along), _rows(dout, along)
+    dx, dx_rows = _like(y.shape, y.dtype, along)
+    orders = (memory_order(dout_rows), memory_order(rows))
+    backend.run(Problem("softmax", "backward", (rows.shape,), y.dtype.name, orders), dout_rows, rows, dx_rows)
+    return dx
+
+
+def _labels(t: Any, shape: Shape, op: str) -> Array:
+    """``t`` as int64 class numbers (N,), checked."""
+    t = as_array(t, f"{op}: t")
+    n, classes = shape
+    if t.shape == shape and classes > 1:
+        ones = t == 1
+        if not ((ones | (t == 0)).all() and (np.count_nonzero(ones, axis=1) == 1).all()):
+            raise ValueError(f"{op}: each row of a one-hot t must hold one 1 and otherwise 0")
+        return ones.argmax(axis=1).astype(np.int64, copy=False)
+    if t.shape not in ((n,), (n, 1)):
+        raise ValueError(f"{op}: t must be class numbers ({n},) or ({n}, 1), or one-hot {shape}, got {t.shape}")
+    if classes == 1 and t.ndim == 2 and (t == 1).all():  # one-hot with a single class
+        return np.zeros(n, np.int64)
+    if t.dtype.kind not in "iu":
+        raise TypeError(f"{op}: t must hold integer class numbers, got {t.dtype}")
+    if n and (t.min() < 0 or t.max() >= classes):
+        raise ValueError(f"{op}: t must hold classes from 0 to {classes - 1}, got {t.min()} to {t.max()}")
+    return np.ascontiguousarray(t.reshape(n), np.int64)
+
+
+def _expect_matrix(shape: Shape, op: str, name: str) -> None:
+    if len(shape) != 2 or shape[1] == 0:
+        raise ValueError(f"{op}: {name} must have shape (N, classes) with at least one class, got {shape}")
+
+
+def softmax_cross_entropy(x: ArrayLike, t: ArrayLike) -> tuple[Any, Array]:
+    """The mean over the rows of ``log(sum(exp(x))) - x[label]``, and the softmax of x.
+
+    It is worked out from the logits and so exact also where the label's probability underflows. (The book's layer adds
+    1e-7 to the probability instead; see ``fastdl.layers.SoftmaxWithLoss``.)
+
+    Parameters
+    ----------
+    x
+        (N, classes): logits.
+    t
+        Class numbers, integers of shape (N,) or (N, 1), or one-hot (N, classes) of any dtype. Both are checked.
+
+    Returns
+    -------
+    loss
+        A NumPy scalar in the dtype of the sums: float64 for float64, else float32. NaN for an empty batch.
+    probabilities
+        (N, classes) in that dtype.
+    """
+    op = "softmax_cross_entropy"
+    x = one(x, op)
+    choice = backend.current()
+    key = (op, x.shape, x.strides, x.dtype, choice)
+    found = plans.get(key)
+    if found is None:
+        _expect_matrix(x.shape, op, "x")
+        compute = np.dtype(COMPUTE[x.dtype.name])
+        problem = Problem(op, "forward", (x.shape,), x.dtype.name, (memory_order(x),))
+        found = remember(key, (plan(problem, layout(x.shape, compute), choice), layout(x.shape[:1], compute)))
+    (problem, kernel, wanted), wanted_losses = found
+    labels = _labels(t, x.shape, op)
+    losses, probabilities = wanted_losses.empty(), wanted.empty()
+    kernel(problem, x, labels, losses, probabilities, backend.get_num_threads())
+    mean = losses.sum(dtype=np.float64) / x.shape[0] if x.shape[0] else np.nan
+    return wanted.dtype.type(mean), probabilities
+
+
+def softmax_cross_entropy_backward(
+    probabilities: ArrayLike, t: ArrayLike, dout: ArrayLike = 1.0, dtype: Any = None, *, out: Array | None = None
+) -> Array:
+    """``(probabilities - one_hot(t)) * dout / N``, the gradient of :func:`softmax_cross_entropy` by its logits.
+
+    ``dout`` is a number or an array of one element. ``dtype`` is that of the logits; None takes that of the
+    probabilities, which differs for float16 and bfloat16. Returns (N, classes).
+    """
+    op = "softmax_cross_entropy_backward"
+    probabilities = one(probabilities, op, "probabilities")
+    storage = probabilities.dtype if dtype is None else float_dtype(dtype, f"{op}: dtype")
+    compute = np.dtype(COMPUTE[storage.name])
+    probabilities = to_dtype(probabilities, compute)
+    shape, choice = probabilities.shape, backend.current()
+    key = (op, shape, probabilities.strides, storage, choice)
+    found = plans.get(key)
+    if found is None:
+        _expect_matrix(shape, op, "probabilities")
+        orders = (memory_order(probabilities),)
+        problem = Problem("softmax_cross_entropy", "backward", (shape,), storage.name, orders)
+        found = remember(key, plan(problem, layout(shape, storage), choice))
+    problem, kernel, wanted = found
+    labels = _labels(t, shape, op)
+    dout = one(dout, op, "dout")
+    if dout.size != 1:
+        raise ValueError(f"{op}: dout must be one number, got shape {dout.shape}")
+    scale = (dout.reshape(1).astype(np.float64) / max(shape[0], 1)).astype(compute)
+    out = wanted.empty() if out is None else output(out, wanted, op, (probabilities, labels))
+    kernel(problem, probabilities, labels, scale, out, backend.get_num_threads())
+    return out

@@ -1,0 +1,29 @@
+"""Fixtures that every test file shares."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fastdl import backend as settings
+
+
+@pytest.fixture(params=settings.available_backends())
+def backend(request):
+    """Each backend that is built, in use during the test; its name."""
+    with settings.use_backend(request.param):
+        yield request.param
+
+
+@pytest.fixture
+def rng():
+    """A generator with a fixed seed."""
+    return np.random.default_rng(20160924)
+
+
+@pytest.fixture(autouse=True)
+def process_settings():
+    """Puts process-wide settings back after each test."""
+    before = settings._process_choice, settings._process_threads, settings._default_dtype
+    yield
+    settings._process_choice, settings._process_threads, settings._default_dtype = before
