@@ -1,0 +1,78 @@
+"""Relu, Sigmoid, Tanh: one function for every element."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import backend
+from .. import functional as F
+from .base import Layer
+
+
+class Relu(Layer):
+    """max(x, 0) for x of any shape; NaN passes. ``mask`` is True where the last input was <= 0."""
+
+    activations = ("out",)
+
+    def __init__(self) -> None:
+        self.out: np.ndarray | None = None
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """A new array of the shape and dtype of ``x``."""
+        out = F.relu(x)
+        self.out = None if backend.is_inference() else out
+        return out
+
+    def backward(self, dout: np.ndarray) -> np.ndarray:
+        """``dout``, set to 0 where the input was <= 0.
+
+        As in the book this happens *in* ``dout``, which is returned; a new array is made only where ``dout`` is
+        read-only or has another dtype than the output. Copy what must survive.
+        """
+        out = self._kept(self.out)
+        if type(dout) is np.ndarray and dout.dtype == out.dtype and dout.flags.writeable:
+            return F.relu_backward(dout, out, out=dout)
+        return F.relu_backward(dout, out)
+
+    @property
+    def mask(self) -> np.ndarray | None:
+        """Where the last input was <= 0 (bool; worked out from the output, which is 0 exactly there)."""
+        return None if self.out is None else self.out <= 0
+
+
+class Sigmoid(Layer):
+    """1 / (1 + exp(-x)) for x of any shape. ``out`` is the last output."""
+
+    activations = ("out",)
+
+    def __init__(self) -> None:
+        self.out: np.ndarray | None = None
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """A new array of the shape and dtype of ``x``."""
+        out = F.sigmoid(x)
+        self.out = None if backend.is_inference() else out
+        return out
+
+    def backward(self, dout: np.ndarray) -> np.ndarray:
+        """dout * out * (1 - out), a new array."""
+        return F.sigmoid_backward(dout, self._kept(self.out))
+
+
+class Tanh(Layer):
+    """tanh(x) for x of any shape. ``out`` is the last output."""
+
+    activations = ("out",)
+
+    def __init__(self) -> None:
+        self.out: np.ndarray | None = None
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """A new array of the shape and dtype of ``x``."""
+        out = F.tanh(x)
+        self.out = None if backend.is_inference() else out
+        return out
+
+    def backward(self, dout: np.ndarray) -> np.ndarray:
+        """dout * (1 - out**2), a new array."""
+        return F.tanh_backward(dout, self._kept(self.out))

@@ -1,0 +1,74 @@
+"""Dropout."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import backend
+from .. import functional as F
+from .base import Layer
+
+
+class Dropout(Layer):
+    """Sets elements to 0 with probability ``dropout_ratio`` (0 <= ratio < 1) while training.
+
+    By default as in the book: what is kept stays as it is, and a prediction multiplies by ``1 - dropout_ratio``. With
+    ``inverted=True``, as in most other libraries, training divides what is kept by ``1 - dropout_ratio`` and a
+    prediction changes nothing. Weights trained with one of the two need the same one for predictions.
+
+    Without ``seed`` the mask is the book's ``np.random.rand(*x.shape) > dropout_ratio``: drawn from NumPy's global
+    stream, and slow. With ``seed`` (0 <= seed < 2**64) it is ``functional.dropout_mask(..., seed, step)``, Philox
+    numbers that any backend makes alike, where ``step`` counts the training passes from 0.
+
+    ``mask`` is the last mask: bool without ``seed``, uint8 with it.
+    """
+
+    activations = ("mask", "_backward_scale", "_dtype")
+    counters = ("seed", "step")
+    takes_train_flg = True
+
+    def __init__(self, dropout_ratio: float = 0.5, *, inverted: bool = False, seed: int | None = None) -> None:
+        if not 0 <= dropout_ratio < 1:
+            raise ValueError(f"dropout_ratio must be at least 0 and less than 1, not {dropout_ratio!r}")
+        self.dropout_ratio = dropout_ratio
+        self.inverted = inverted
+        self.seed = seed
+        self.step = 0
+        self.mask: np.ndarray | None = None
+        self._backward_scale: float | None = None
+        self._dtype: np.dtype | None = None
+
+    def forward(self, x: np.ndarray, train_flg: bool = True) -> np.ndarray:
+        """A new array of the shape and dtype of ``x``; ``x`` itself where a prediction changes nothing."""
+        keep = 1.0 - self.dropout_ratio
+        mask = None
+        if train_flg:
+            scale = 1.0 / keep if self.inverted else 1.0
+            mask = self._new_mask(x.shape)
+            out = F.dropout(x, mask, scale)
+        else:
+            scale = 1.0 if self.inverted else keep
+            out = x if scale == 1.0 else _scaled(x, scale)
+        if backend.is_inference():
+            self.mask = self._backward_scale = self._dtype = None
+        else:
+            self.mask, self._backward_scale, self._dtype = mask, scale, out.dtype
+        return out
+
+    def _new_mask(self, shape: tuple[int, ...]) -> np.ndarray:
+        if self.seed is None:
+            return np.random.rand(*shape) > self.dropout_ratio
+        self.step += 1
+        return F.dropout_mask(shape, self.dropout_ratio, self.seed, self.step - 1)
+
+    def backward(self, dout: np.ndarray) -> np.ndarray:
+        """``dout`` through the last mask; after a prediction, times what the prediction multiplied by."""
+        scale, dout = self._kept(self._backward_scale), dout.astype(self._kept(self._dtype), copy=False)
+        if self.mask is not None:
+            return F.dropout(dout, self.mask, scale)
+        return dout if scale == 1.0 else _scaled(dout, scale)
+
+
+def _scaled(x: np.ndarray, scale: float) -> np.ndarray:
+    """x * scale, rounded once: a mask that keeps everything."""
+    return F.dropout(x, np.broadcast_to(np.ones((), np.uint8), x.shape), scale)

@@ -1,0 +1,75 @@
+"""SoftmaxWithLoss."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .. import backend
+from .. import functional as F
+from .base import Layer
+
+
+class SoftmaxWithLoss(Layer):
+    """Softmax of scores (N, classes), and the mean cross entropy with labels.
+
+    Labels are integers (N,) or (N, 1), or one-hot (N, classes), which their equal size tells; they never widen a
+    dtype. As in the book the loss is -mean(log(y + 1e-7)), so that it stays below 16.2, and ``backward`` ignores its
+    argument and returns the gradient of the loss without the 1e-7, (y - t) / N. ``functional.softmax_cross_entropy``
+    has the exact loss.
+
+    ``loss`` (float64), ``y`` (the softmax, float32 for scores of less precision) and ``t`` belong to the last forward
+    pass.
+    """
+
+    activations = ("y", "t", "_labels", "_dtype")
+
+    def __init__(self) -> None:
+        self.loss: np.float64 | None = None
+        self.y: np.ndarray | None = None
+        self.t: np.ndarray | None = None
+        self._labels: np.ndarray | None = None
+        self._dtype: np.dtype | None = None
+
+    def forward(self, x: np.ndarray, t: np.ndarray) -> np.float64:
+        """The loss of scores ``x`` (N, classes) and labels ``t``.
+
+        ``ValueError`` where the shapes do not fit or a label lies outside 0 ... classes - 1.
+        """
+        t = np.asarray(t)
+        labels = _labels(x, t)
+        _, y = F.softmax_cross_entropy(x, labels)
+        picked = y[np.arange(len(labels)), labels].astype(np.float64)
+        with np.errstate(invalid="ignore"):  # the mean of no losses, or of NaN
+            loss = np.float64(-np.log(picked + 1e-7).sum() / len(labels)) if len(labels) else np.float64("nan")
+        self.loss = loss
+        if backend.is_inference():
+            self.y = self.t = self._labels = self._dtype = None
+        else:
+            self.y, self.t, self._labels, self._dtype = y, t, labels, y.dtype if x.dtype.kind in "biu" else x.dtype
+        return loss
+
+    def backward(self, dout: float = 1) -> np.ndarray:
+        """The gradient of the loss by the scores, (N, classes) in their dtype; ``dout`` is ignored."""
+        y, t, labels = self._kept(self.y), self._kept(self.t), self._kept(self._labels)
+        if t.size == labels.size:
+            return F.softmax_cross_entropy_backward(y, labels, dtype=self._dtype)
+        # Rows of t need not be one-hot here: the book's gradient is (y - t) / N for whatever they hold.
+        return ((y - t.reshape(y.shape)) / y.dtype.type(len(y) or 1)).astype(self._dtype, copy=False)
+
+
+def _labels(x: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """``t`` as integers (N,)."""
+    if x.ndim != 2:
+        raise ValueError(f"scores must be (N, classes), not {x.shape}")
+    n, classes = x.shape
+    if t.size == x.size and classes > 1:
+        return t.reshape(x.shape).argmax(axis=1)
+    if t.size != n or t.dtype.kind not in "iu":
+        raise ValueError(
+            f"labels must be integers (N,) or (N, 1), or one-hot (N, classes), for scores {x.shape}; "
+            f"they are {t.dtype} {t.shape}"
+        )
+    labels = t.reshape(n).astype(np.int64)
+    if n and not 0 <= labels.min() <= labels.max() < classes:
+        raise ValueError(f"labels must lie in 0 ... {classes - 1}; they go from {labels.min()} to {labels.max()}")
+    return labels

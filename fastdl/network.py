@@ -1,0 +1,184 @@
+"""Sequential: layers one after the other; and what any network asks of its layers.
+
+The functions take layers in the order of the forward pass. The arrays of the n-th layer with parameters ``W`` and ``b``
+are named ``Wn`` and ``bn``, those of the n-th batch normalisation ``gamman`` and ``betan``: the book's names.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from .data.pickles import load_arrays, save_arrays
+from .layers import Layer
+
+# ---- layers in a row ------------------------------------------------------------------------------------------------
+
+
+def forward(layers: Iterable[Any], x: np.ndarray, train_flg: bool) -> np.ndarray:
+    """The output of the last layer."""
+    for layer in layers:
+        x = layer.forward(x, train_flg) if getattr(layer, "takes_train_flg", False) else layer.forward(x)
+    return x
+
+
+def backward(layers: Sequence[Any], dout: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
+    """The gradient by the input of the first layer, or None where it is not needed and the layer can do without."""
+    for layer in reversed(layers[1:]):
+        dout = layer.backward(dout)
+    if not layers:
+        return dout
+    if not need_dx and getattr(layers[0], "can_skip_dx", False):
+        return layers[0].backward(dout, need_dx=False)
+    return layers[0].backward(dout)
+
+
+def leaves(layers: Iterable[Any]) -> Iterator[Layer]:
+    """The layers themselves, those of containers in the place of the container."""
+    for layer in layers:
+        if isinstance(layer, Sequential):
+            yield from leaves(layer.layers)
+        elif isinstance(layer, Layer):
+            yield layer
+
+
+def _numbered(layers: Iterable[Any]) -> Iterator[tuple[Layer, int]]:
+    """Each layer that has parameters, with its number among the layers with parameters of these names."""
+    counts: dict[str, int] = {}
+    for layer in leaves(layers):
+        if layer.parameters:
+            first = layer.parameters[0]
+            counts[first] = counts.get(first, 0) + 1
+            yield layer, counts[first]
+
+
+def named_params(layers: Iterable[Any]) -> dict[str, np.ndarray]:
+    """The layers' own arrays (no copies) as W1, b1, ..."""
+    return {f"{name}{n}": value for layer, n in _numbered(layers) for name, value in layer.params.items()}
+
+
+def named_grads(layers: Iterable[Any]) -> dict[str, np.ndarray]:
+    """The gradients of the last backward pass as W1, b1, ..."""
+    grads = {}
+    for layer, n in _numbered(layers):
+        for name, grad in layer.grads.items():
+            if grad is None:
+                raise RuntimeError(f"there is no gradient of {name}{n} yet: call backward first")
+            grads[f"{name}{n}"] = grad
+    return grads
+
+
+def named_buffers(layers: Iterable[Any]) -> dict[str, np.ndarray]:
+    """What training changes beside the parameters, and that there is so far: running_mean1, running_var1, ..."""
+    return {
+        f"{name}{n}": value
+        for layer, n in _numbered(layers)
+        for name in layer.buffers
+        if (value := getattr(layer, name)) is not None
+    }
+
+
+def set_arrays(layers: Iterable[Any], arrays: Mapping[str, np.ndarray], *, copy_into: bool = False) -> None:
+    """Gives the layers the parameters and buffers in ``arrays``: each parameter, and those buffers that are there.
+
+    ``copy_into`` writes the values into the parameters that the layers have, in their dtype; otherwise the layers refer
+    to the new arrays. Buffers are always copied. Raises ``ValueError``, before anything is changed, where a parameter
+    is missing, has another shape, or is not one of these layers'.
+    """
+    layers = list(layers)
+    check_arrays(arrays, named_params(layers), [f"{b}{n}" for layer, n in _numbered(layers) for b in layer.buffers])
+    for layer, n in _numbered(layers):
+        for name, value in layer.params.items():
+            if copy_into:
+                value[...] = arrays[f"{name}{n}"]
+            else:
+                setattr(layer, name, arrays[f"{name}{n}"])
+    set_buffers(layers, arrays)
+
+
+def set_buffers(layers: Iterable[Any], arrays: Mapping[str, np.ndarray]) -> None:
+    """Gives the layers copies of those of their buffers that ``arrays`` has."""
+    for layer, n in _numbered(layers):
+        for name in layer.buffers:
+            if f"{name}{n}" in arrays:
+                setattr(layer, name, np.array(arrays[f"{name}{n}"]))
+
+
+def check_arrays(
+    arrays: Mapping[str, np.ndarray], params: Mapping[str, np.ndarray], optional: Iterable[str] = ()
+) -> None:
+    """``ValueError`` unless ``arrays`` holds each of ``params`` in its shape, and beyond them only ``optional``."""
+    problems = [f"{name} is missing" for name in params if name not in arrays]
+    problems += [f"{name} is not a parameter" for name in arrays if name not in {*params, *optional}]
+    problems += [
+        f"{name} is {np.shape(arrays[name])} and not {np.shape(value)}"
+        for name, value in params.items()
+        if name in arrays and np.shape(arrays[name]) != np.shape(value)
+    ]
+    if problems:
+        raise ValueError(f"these arrays do not fit the network: {'; '.join(problems)}")
+
+
+def counters(layers: Iterable[Any]) -> list[int | None]:
+    """The layers' counters (seed and step of each dropout) in their order."""
+    return [getattr(layer, name) for layer in leaves(layers) for name in layer.counters]
+
+
+def set_counters(layers: Iterable[Any], values: Sequence[int | None]) -> None:
+    """Sets what :func:`counters` has returned."""
+    places = [(layer, name) for layer in leaves(layers) for name in layer.counters]
+    if len(places) != len(values):
+        raise ValueError(f"{len(values)} counters do not fit a network with {len(places)}")
+    for (layer, name), value in zip(places, values, strict=True):
+        setattr(layer, name, value)
+
+
+# ---- the container --------------------------------------------------------------------------------------------------
+
+
+class Sequential(Layer):
+    """``layers`` one after the other; itself a layer, so that it may stand among the layers of another.
+
+    Any object with ``forward(x)`` and ``backward(dout)`` may be a layer; only fastdl's own take part in ``params``,
+    ``grads``, ``save`` and ``load``.
+    """
+
+    takes_train_flg = True
+    can_skip_dx = True
+
+    def __init__(self, layers: Iterable[Any]) -> None:
+        self.layers = list(layers)
+
+    def forward(self, x: np.ndarray, train_flg: bool = True) -> np.ndarray:
+        """The output of the last layer; ``train_flg`` goes to the layers that distinguish training and prediction."""
+        return forward(self.layers, x, train_flg)
+
+    def backward(self, dout: np.ndarray, *, need_dx: bool = True) -> np.ndarray | None:
+        """The gradient by the input of the last forward pass; ``need_dx=False`` as for the first layer."""
+        return backward(self.layers, dout, need_dx)
+
+    @property
+    def params(self) -> Mapping[str, np.ndarray]:  # type: ignore[override]
+        """The layers' own arrays by name, W1, b1, ...: update them in place, or replace them in their layers."""
+        return MappingProxyType(named_params(self.layers))
+
+    @property
+    def grads(self) -> dict[str, np.ndarray]:  # type: ignore[override]
+        """The gradients of the last backward pass under the names of ``params``."""
+        return named_grads(self.layers)
+
+    def save(self, file_name: str | os.PathLike) -> None:
+        """Writes parameters and running statistics as an ``.npz`` archive, whole or not at all."""
+        save_arrays(file_name, named_params(self.layers) | named_buffers(self.layers))
+
+    def load(self, file_name: str | os.PathLike) -> None:
+        """Copies what ``save`` has written (or a pickled dict of arrays) into the layers' arrays.
+
+        Raises ``ValueError`` where names or shapes do not fit or the file is damaged, ``OSError`` where it cannot be
+        read.
+        """
+        set_arrays(self.layers, load_arrays(file_name), copy_into=True)
