@@ -108,33 +108,31 @@ cdef _Axes _axes(key):
     return axes
 
 
-def conv2d_forward(problem, x, w, b, out, int threads):
-    """out = f(correlation of x with w, + b)."""
+cdef int _gather(problem, source, w, bias, out, int threads) except -1:
+    """forward and backward_input: the same loops over other axes."""
     cdef conv_call g
-    cdef fd_tensor bias
+    cdef fd_tensor bias_tensor
     cdef fd_tensor *bias_or_null = NULL
     cdef int status
     chosen = plan(problem, ISA)
     cdef _Axes rows = _axes(chosen.rows), columns = _axes(chosen.columns)
-    _start(&g, problem, x, w, out, rows, columns, chosen)
-    if b is not None:
-        fd_tensor_of(b, &bias)
-        bias_or_null = &bias
+    _start(&g, problem, source, w, out, rows, columns, chosen)
+    if bias is not None:
+        fd_tensor_of(bias, &bias_tensor)
+        bias_or_null = &bias_tensor
     with nogil:
         status = conv_gather_start(&g, bias_or_null, threads)
-    finish(status)
+    return finish(status)
+
+
+def conv2d_forward(problem, x, w, b, out, int threads):
+    """out = f(correlation of x with w, + b)."""
+    _gather(problem, x, w, b, out, threads)
 
 
 def conv2d_backward_input(problem, dout, w, dx, int threads):
     """dx = what each input element contributed, weighted by dout."""
-    cdef conv_call g
-    cdef int status
-    chosen = plan(problem, ISA)
-    cdef _Axes rows = _axes(chosen.rows), columns = _axes(chosen.columns)
-    _start(&g, problem, dout, w, dx, rows, columns, chosen)
-    with nogil:
-        status = conv_gather_start(&g, NULL, threads)
-    finish(status)
+    _gather(problem, dout, w, None, dx, threads)
 
 
 def conv2d_backward_weight(problem, dout, x, dw, int threads):
