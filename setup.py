@@ -119,6 +119,10 @@ def extensions() -> list[Extension]:
 
     def add(folder: str, module: str, isa: str, include: list[str]) -> None:
         tree = GENERATED / isa
+        sources = {path.name.removesuffix(".in") for path in (kernels / folder).iterdir()}
+        for stale in (tree / folder).glob("*.h"):
+            if stale.name not in sources:  # renamed: it would shadow a header of the same name in _common
+                stale.unlink()
         for source in sorted([*(kernels / "_common").glob("*.[hp]*"), *(kernels / folder).glob("*.[hp]*")]):
             if source.suffix in (".h", ".in"):
                 generate(source, tree / source.parent.name / source.name, isa)

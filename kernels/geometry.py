@@ -6,8 +6,8 @@ With ``size`` input elements, a window of ``kernel`` taps ``dilation`` apart tha
     extent = dilation * (kernel - 1) + 1          taps and the gaps between them
     output = floor((size + before + after - extent) / stride) + 1
 
-``ceil_mode`` rounds up instead and then drops a last window that would start in the padding behind the input
-(PyTorch's and ONNX's rule), so that every window starts at an element or in the padding before it.
+``ceil_mode`` rounds up instead and then leaves out the last window if it would start in the padding behind the input
+(PyTorch's and ONNX's rule; it looks at one window only, so with much padding behind the input others may start there).
 """
 
 from __future__ import annotations

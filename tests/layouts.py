@@ -54,7 +54,7 @@ def window(a: np.ndarray) -> np.ndarray:
 
 def unaligned_to_vectors(a: np.ndarray) -> np.ndarray:
     """Contiguous, one element behind a 64-byte boundary."""
-    bytes_ = np.empty(a.nbytes + 64 + a.itemsize, np.uint8)
+    bytes_ = np.empty(a.nbytes + 64 + a.itemsize, np.int8)
     start = -bytes_.ctypes.data % 64 + a.itemsize
     view = bytes_[start : start + a.nbytes].view(a.dtype).reshape(a.shape)
     view[...] = a
@@ -65,7 +65,7 @@ def at_guard_page(a: np.ndarray) -> np.ndarray:
     """Contiguous; the page behind the last element can be neither read nor written."""
     size = -(-max(a.nbytes, 1) // mmap.PAGESIZE) * mmap.PAGESIZE
     pages = mmap.mmap(-1, size + mmap.PAGESIZE)
-    memory = np.frombuffer(pages, np.uint8)
+    memory = np.frombuffer(pages, np.int8)
     libc = ctypes.CDLL(None, use_errno=True)
     none = 0
     if libc.mprotect(ctypes.c_void_p(memory.ctypes.data + size), ctypes.c_size_t(mmap.PAGESIZE), none) != 0:

@@ -13,6 +13,14 @@
 #define FD_EW_BUFFER 512
 #define FD_EW_TASK 16384 /* elements in one task: 64 KiB of float32, an L1 and a bit */
 
+/* Before the loop of a row function: the output may be an input's memory, but never that of another element, so the
+ * iterations are independent. Without it the compiler's check for overlap sends calls in place to a scalar loop. */
+#if defined(__clang__)
+#define FD_EW_LOOP _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define FD_EW_LOOP _Pragma("GCC ivdep")
+#endif
+
 typedef void (*fd_row_f32)(const float *const *in, float *out, ptrdiff_t n, const void *parameters);
 typedef void (*fd_row_f64)(const double *const *in, double *out, ptrdiff_t n, const void *parameters);
 
@@ -61,53 +69,68 @@ static void fd_elementwise_init(fd_elementwise *e, const fd_tensor *const *t, in
     }
 }
 
-#define FD_EW_RUN(T, SFX, TYPE, ROW)                                                                               \
-    static void FD_CAT(fd_elementwise_run, SFX)(const fd_elementwise *e, char **at, ptrdiff_t n) {                 \
+/* `lines` runs of n elements, one step of the next-to-last axis apart. An operand is used where it lies if its elements
+ * are adjacent from the first to the last; the others pass through buffers, as many lines as these hold at a time.
+ *
+ * Short runs could also be used where they lie, one by one. But a loop that leaps after every few vectors defeats the
+ * prefetching of some processors, where a plain copy does not: relu on 64 of 192 channels of 60 MB took 1.1 to 2 ns for
+ * an element that way and takes 0.4 to 0.6 ns this way (Zen 4). */
+#define FD_EW_LINES(T, SFX, TYPE, ROW)                                                                             \
+    static void FD_CAT(fd_elementwise_lines, SFX)(const fd_elementwise *e, char *const *at, ptrdiff_t n,           \
+                                                  ptrdiff_t lines) {                                               \
         const int inner = e->ndim - 1, outputs = e->operands - 1;                                                  \
         T buffer[FD_EW_OPERANDS][FD_EW_BUFFER];                                                                    \
         const T *in[FD_EW_OPERANDS];                                                                               \
+        ptrdiff_t step[FD_EW_OPERANDS], along[FD_EW_OPERANDS];                                                     \
         int direct[FD_EW_OPERANDS], all = 1;                                                                       \
         for (int p = 0; p <= outputs; p++) {                                                                       \
-            direct[p] = e->type[p] == TYPE && (e->stride[p][inner] == (ptrdiff_t)sizeof(T) || n == 1);             \
+            along[p] = e->stride[p][inner];                                                                        \
+            step[p] = lines > 1 ? e->stride[p][inner - 1] : 0;                                                     \
+            direct[p] = e->type[p] == TYPE && (along[p] == (ptrdiff_t)sizeof(T) || n == 1)                         \
+                && (lines == 1 || step[p] == n * (ptrdiff_t)sizeof(T));                                            \
             all = all && direct[p];                                                                                \
         }                                                                                                          \
-        for (ptrdiff_t i = 0; i < n;) {                                                                            \
-            const ptrdiff_t run = all ? n : fd_min(n - i, FD_EW_BUFFER);                                           \
-            for (int p = 0; p < outputs; p++) {                                                                    \
-                const char *from = at[p] + i * e->stride[p][inner];                                                \
-                in[p] = (const T *)from;                                                                           \
-                if (direct[p]) continue;                                                                           \
-                FD_CAT(fd_load, SFX)(e->type[p], from, e->stride[p][inner], buffer[p], run);                       \
-                in[p] = buffer[p];                                                                                 \
+        const ptrdiff_t width = all ? n : fd_min(n, FD_EW_BUFFER), height = all ? lines : FD_EW_BUFFER / width;    \
+        for (ptrdiff_t line = 0; line < lines; line += height)                                                     \
+            for (ptrdiff_t i = 0; i < n; i += width) {                                                             \
+                const ptrdiff_t rows = fd_min(height, lines - line), run = fd_min(width, n - i);                   \
+                for (int p = 0; p < outputs; p++) {                                                                \
+                    const char *from = at[p] + line * step[p] + i * along[p];                                      \
+                    in[p] = direct[p] ? (const T *)from : buffer[p];                                               \
+                    for (ptrdiff_t j = 0; !direct[p] && j < rows; j++)                                             \
+                        FD_CAT(fd_load, SFX)(e->type[p], from + j * step[p], along[p], buffer[p] + j * run, run);  \
+                }                                                                                                  \
+                char *to = at[outputs] + line * step[outputs] + i * along[outputs];                                \
+                T *result = direct[outputs] ? (T *)to : buffer[outputs];                                           \
+                e->ROW(in, result, rows * run, e->parameters);                                                     \
+                for (ptrdiff_t j = 0; !direct[outputs] && j < rows; j++)                                           \
+                    FD_CAT(fd_store, SFX)(e->type[outputs], result + j * run, to + j * step[outputs],              \
+                                          along[outputs], run);                                                    \
             }                                                                                                      \
-            char *to = at[outputs] + i * e->stride[outputs][inner];                                                \
-            T *result = direct[outputs] ? (T *)to : buffer[outputs];                                               \
-            e->ROW(in, result, run, e->parameters);                                                                \
-            if (!direct[outputs])                                                                                  \
-                FD_CAT(fd_store, SFX)(e->type[outputs], result, to, e->stride[outputs][inner], run);               \
-            i += run;                                                                                              \
-        }                                                                                                          \
     }
-FD_EW_RUN(float, f32, FD_F32, row32)
-FD_EW_RUN(double, f64, FD_F64, row64)
+FD_EW_LINES(float, f32, FD_F32, row32)
+FD_EW_LINES(double, f64, FD_F64, row64)
 
 static int fd_elementwise_task(void *context, ptrdiff_t task) {
     const fd_elementwise *e = (const fd_elementwise *)context;
     ptrdiff_t first = task * FD_EW_TASK, last = fd_min(first + FD_EW_TASK, e->size);
     const int inner = e->ndim - 1;
     while (first < last) {
-        ptrdiff_t rest = first, run;
+        ptrdiff_t rest = first, line = 0, lines = 1;
         char *at[FD_EW_OPERANDS];
         for (int p = 0; p < e->operands; p++) at[p] = e->data[p];
         for (int d = inner; d >= 0; d--) {
-            ptrdiff_t index = rest % e->shape[d];
+            const ptrdiff_t index = rest % e->shape[d];
             rest /= e->shape[d];
+            if (d == inner - 1) line = index;
             for (int p = 0; p < e->operands; p++) at[p] += index * e->stride[p][d];
         }
-        run = fd_min(last - first, e->shape[inner] - first % e->shape[inner]);
-        if (e->wide) fd_elementwise_run_f64(e, at, run);
-        else fd_elementwise_run_f32(e, at, run);
-        first += run;
+        const ptrdiff_t run = fd_min(last - first, e->shape[inner] - first % e->shape[inner]);
+        if (inner > 0 && run == e->shape[inner] && run <= FD_EW_BUFFER / 2)
+            lines = fd_min((last - first) / run, e->shape[inner - 1] - line);
+        if (e->wide) fd_elementwise_lines_f64(e, at, run, lines);
+        else fd_elementwise_lines_f32(e, at, run, lines);
+        first += run * lines;
     }
     return FD_OK;
 }

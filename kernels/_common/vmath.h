@@ -1,14 +1,15 @@
 /* exp, log, tanh and the logistic function (sigmoid) as inline functions without branches, table look-ups or integer
  * operations that some vector unit lacks: inlined into a loop they become vector code at every ISA level.
  *
- *     fd_exp_f32      0.65 ULP    fd_exp_f64      0.65 ULP
- *     fd_log_f32      0.95 ULP    fd_log_f64      0.95 ULP
- *     fd_tanh_f32     2.5 ULP     fd_tanh_f64     2.5 ULP
+ *     fd_exp_f32      1.05 ULP    fd_exp_f64      1.05 ULP
+ *     fd_log_f32      0.9 ULP     fd_log_f64      0.9 ULP
+ *     fd_tanh_f32     2.8 ULP     fd_tanh_f64     2.8 ULP
  *     fd_sigmoid_f32  2.5 ULP     fd_sigmoid_f64  2.5 ULP
  *
- * are the largest errors, in units in the last place of the exact result; a test looks for larger ones. The last bits
- * differ between a level with FMA and one without. NaN gives NaN; infinities, zeros and their signs, results that
- * overflow and subnormal arguments and results are those of IEEE 754's recommended functions.
+ * bound the errors, in units in the last place of the exact result. For float32 every argument was tried (the worst were
+ * 1.014, 0.840, 2.669 and 2.402 ULP); a test that reads this table samples all exponents of both types. The last bits
+ * differ between a level with FMA and one without. NaN gives NaN; zeros and their signs, infinities, overflow, and
+ * subnormal arguments and results are those of IEEE 754's recommended functions.
  *
  * How the coefficients were made: Remez's exchange algorithm in 60-digit arithmetic, for the smallest relative error of
  * the result, on an interval 0.2 % wider than the reduced argument's; then each was rounded to the nearest T.

@@ -24,28 +24,28 @@ static inline T FD_CAT(fd_exp_minus_one, SFX)(T r) { return r + r * r * FD_CAT(f
 /* 2**n may be out of range where 2**n (1 + m) is not, so it is multiplied in two halves. The first product is exact,
  * the second rounds once where the result is subnormal. */
 static inline T FD_CAT(fd_exp, SFX)(T x) {
-    U biased, half;
+    U biased;
     x = x < EXP_LEAST ? EXP_LEAST : x; /* NaN stays */
     x = x > EXP_MOST ? EXP_MOST : x;
     const T m = FD_CAT(fd_exp_minus_one, SFX)(FD_CAT(fd_exp_reduce, SFX)(x, &biased));
-    half = biased >> 1;
-    return (1 + m) * FD_CAT(fd_from_bits, SFX)(half << MANTISSA) * FD_CAT(fd_from_bits, SFX)((biased - half) << MANTISSA);
+    const U first = biased >> 1, second = biased - first;
+    return (1 + m) * FD_CAT(fd_from_bits, SFX)(first << MANTISSA) * FD_CAT(fd_from_bits, SFX)(second << MANTISSA);
 }
 
 /* x = 2**e (1 + f) with 1 + f from sqrt(1/2) to sqrt(2), s = f / (2 + f), z = s**2:
  * log(1 + f) = 2 s + s z q(z) = f - s (f - z q(z)); with f**2 / 2 = s (f + f**2 / 2) the large terms are exact. */
 static inline T FD_CAT(fd_log, SFX)(T x) {
-    const T tiny = x < SMALLEST_NORMAL ? (T)(2 * BIAS) : 0; /* 0 also for NaN */
     const U one = (U)BIAS << MANTISSA, fraction = ((U)1 << MANTISSA) - 1;
-    const T scaled = x < SMALLEST_NORMAL ? x * ((U)1 << (MANTISSA + 1)) : x;
-    const U bits = FD_CAT(fd_bits_of, SFX)(scaled) + (one - SQRT_HALF);
-    const T e = FD_CAT(fd_from_bits, SFX)(FD_CAT(fd_bits_of, SFX)((T)((U)1 << MANTISSA)) | bits >> MANTISSA)
-        - ((T)((U)1 << MANTISSA) + BIAS) - (tiny != 0 ? MANTISSA + 1 : 0);
+    const T integer = (T)((U)1 << MANTISSA); /* an integer or'ed into its bits is added to it */
+    const T up = x < SMALLEST_NORMAL ? 2 * integer : 1, down = x < SMALLEST_NORMAL ? MANTISSA + 1 : 0;
+    const U bits = FD_CAT(fd_bits_of, SFX)(x * up) + (one - SQRT_HALF);
+    const T exponent = FD_CAT(fd_from_bits, SFX)(FD_CAT(fd_bits_of, SFX)(integer) | bits >> MANTISSA);
+    const T e = exponent - (integer + BIAS) - down;
     const T f = FD_CAT(fd_from_bits, SFX)((bits & fraction) + SQRT_HALF) - 1;
     const T s = f / (2 + f), z = s * s, square = (T)0.5 * f * f;
-    const T value = e * LN2_HIGH - ((square - (s * (square + z * FD_CAT(fd_log_poly, SFX)(z)) + e * LN2_LOW)) - f);
+    const T tail = s * (square + z * FD_CAT(fd_log_poly, SFX)(z)) + e * LN2_LOW;
     const T special = x == 0 ? -(T)INFINITY : x < 0 ? (T)NAN : x;
-    return (x > 0) & (x <= LARGEST) ? value : special;
+    return ((x > 0) & (x <= LARGEST)) ? e * LN2_HIGH - ((square - tail) - f) : special;
 }
 
 /* With m = e**(2 |x|) - 1: m / (m + 2). m is worked out from e**r - 1 and not from e**(2 |x|), so that nothing cancels
