@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from fastdl import _array
 from fastdl import backend as settings
 
 
@@ -13,6 +14,14 @@ def backend(request):
     """Each backend that is built, in use during the test; its name."""
     with settings.use_backend(request.param):
         yield request.param
+
+
+@pytest.fixture(params=["float32", "float64", "float16", "bfloat16"])
+def dtype(request):
+    """Each dtype that kernels store."""
+    if request.param == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    return _array.float_dtype(request.param, "dtype")
 
 
 @pytest.fixture
