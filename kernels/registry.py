@@ -117,7 +117,7 @@ TABLE: tuple[Row, ...] = tuple(
         _rows("activation", "sigmoid", "forward backward", "elementwise"),
         _rows("activation", "tanh", "forward backward", "elementwise"),
         _rows("join", "add", "forward", "elementwise"),
-        _rows("join", "concat", "forward", "copy"),
+        _rows("join", "concat", "forward", "copy", workspace=_lazy(".join:workspace")),
         _rows("loss", "softmax", "forward backward", "rows", workspace=_lazy(".loss:workspace")),
         _rows("loss", "softmax_cross_entropy", "forward backward", "rows", workspace=_lazy(".loss:workspace")),
         _rows("dropout", "dropout", "mask forward", "philox"),

@@ -1,0 +1,102 @@
+"""The grid of every op: its axes, and how a case is made from their values."""
+
+from __future__ import annotations
+
+from ..cases import Spec
+from .elements import (
+    OPTIMIZERS,
+    activation,
+    add,
+    cast,
+    cast_axes,
+    concat,
+    concat_axes,
+    dropout,
+    dropout_axes,
+    elementwise_axes,
+    optimizer,
+    optimizer_axes,
+)
+from .products import conv, conv_axes, gemm, gemm_axes
+from .rows import (
+    batch_axes,
+    batch_derive,
+    batch_norm,
+    cross_entropy,
+    local_axes,
+    local_norm,
+    rows_axes,
+    softmax,
+    softmax_derive,
+)
+from .windows import columns, global_axes, global_pool, pool, pool_derive, window_axes
+
+#: enough elements for several tasks on several threads
+_MANY = ("shape=2x65x60x50,order=nhwc,out_order=nhwc", "shape=3x40x70x33,order=gaps,out_order=sliced")
+_MANY_ROWS = (
+    "rows=700,classes=100,order=nchw,out_order=nchw",
+    "rows=3000,classes=10,order=gaps,out_order=nhwc,values=wide",
+)
+_MANY_WINDOWS = (
+    "size=3x41x37,channels=33,order=nhwc,out_order=nhwc,kernel=3x2,stride=2x1,pads=1x1x0x1",
+    "size=4x28x30,channels=17,order=nchw,out_order=nhwc,kernel=2x2,stride=2x2,values=few,indices=yes",
+    "size=1x23x25,channels=5,kernel=17x16,stride=2x3,pads=3x9x8x1,values=integers",
+    "size=1x23x25,channels=5,kernel=17x16,stride=2x3,pads=3x9x8x1,values=few,indices=yes",
+)
+_LARGE_CONV = (
+    "values=integers,size=4x14x13,channels=64x40,kernel=3x3,pads=1x1x1x1,order=nhwc,out_order=nhwc,w_order=nchw",
+    "values=wide,size=2x14x13,channels=65x33,kernel=3x3,stride=1x1,pads=2x2x2x2,order=nhwc,out_order=nchw,w_order=nhwc",
+    "values=normal,size=3x21x17,channels=3x16,kernel=5x4,stride=2x1,pads=2x2x2x2,order=nchw,out_order=nhwc",
+    "values=integers,size=8x28x28,channels=1x16,kernel=3x3,pads=1x1x1x1,order=nchw,out_order=nhwc",
+    "values=wide,size=1x9x9,channels=130x7,kernel=3x3,order=nhwc,out_order=nhwc",
+    "values=integers,size=2x12x10,channels=300x64,kernel=1x1,order=nhwc,out_order=nhwc",
+    "values=wide,size=2x17x16,channels=33x1,kernel=3x3,groups=depth,stride=2x1,pads=1x1x1x1,order=nhwc,out_order=nhwc",
+    "values=integers,size=2x11x12,channels=17x19,kernel=3x3,groups=3,dilation=2x2,pads=2x2x2x2,order=nhwc,out_order=nhwc",
+)
+_LARGE_PARAMETERS = ("shapes=400x500+1+33x3x3x3,order=nchw", "shapes=300x301+77,order=gaps,values=small")
+
+SPECS: dict[str, Spec] = {
+    "im2col": Spec(window_axes("im2col"), columns, _MANY_WINDOWS[:3]),
+    "col2im": Spec(window_axes("col2im"), columns, _MANY_WINDOWS[:3]),
+    "gemm": Spec(
+        gemm_axes,
+        gemm,
+        (
+            "values=integers,m=300,k=600,n=65,order=nchw,b_order=nchw,out_order=nchw",
+            "values=wide,m=257,k=1100,n=300,order=nhwc,b_order=nhwc,out_order=nchw",
+            "values=normal,m=513,k=96,n=33,order=gaps,b_order=reversed,out_order=nhwc",
+        ),
+    ),
+    "conv2d": Spec(conv_axes, conv, (*_LARGE_CONV, "size=9x41x37,channels=65", "size=9x41x37,channels=3,values=wide")),
+    "max_pool2d": Spec(window_axes("max_pool2d"), pool, _MANY_WINDOWS, pool_derive),
+    "avg_pool2d": Spec(window_axes("avg_pool2d"), pool, _MANY_WINDOWS),
+    "global_avg_pool2d": Spec(
+        global_axes, global_pool, ("size=5x41x37,channels=65,order=nhwc,out_order=nhwc", "size=9x41x37,channels=3")
+    ),
+    "batch_norm": Spec(
+        batch_axes,
+        batch_norm,
+        (
+            "shape=4x33x31x30,order=nhwc,out_order=nhwc",
+            "shape=2000x17",
+            "shape=4x33x31x30,values=shifted",
+            "shape=30x3000",
+        ),
+        batch_derive,
+    ),
+    "local_response_norm": Spec(
+        local_axes, local_norm, ("size=2x31x30,channels=65,order=nhwc,out_order=nhwc", "size=2x31x30,channels=33")
+    ),
+    "relu": Spec(elementwise_axes, activation, _MANY),
+    "sigmoid": Spec(elementwise_axes, activation, _MANY),
+    "tanh": Spec(elementwise_axes, activation, _MANY),
+    "add": Spec(elementwise_axes, add, _MANY),
+    "concat": Spec(concat_axes, concat, ("shape=4x3x40x50,parts=64+32+33,order=nhwc,out_order=nhwc",)),
+    "softmax": Spec(rows_axes, softmax, _MANY_ROWS, softmax_derive),
+    "softmax_cross_entropy": Spec(rows_axes, cross_entropy, _MANY_ROWS, softmax_derive),
+    "dropout": Spec(dropout_axes, dropout, (*_MANY, "shape=390001", "shape=390001,seed=1,step=4294967296")),
+    "cast": Spec(
+        cast_axes, cast, (*_MANY, "shape=65536,values=bits,source=float16", "shape=65536,values=bits,source=bfloat16")
+    ),
+    **{op: Spec(optimizer_axes(op), optimizer, _LARGE_PARAMETERS) for op in OPTIMIZERS},
+}

@@ -1,0 +1,379 @@
+"""Runs rows of the registry on their cases and compares them with the reference in float64.
+
+Each row is called directly, by the function that its line of the table names, with 1 and with 2 threads. Besides the
+values it is checked that both calls gave the same bits, that every element of the outputs and nothing around them was
+written, that the inputs are unchanged, and that no more scratch memory was taken than the row declares.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..kernels import registry
+from ..kernels.problem import Problem
+from ..kernels.registry import Row
+from .arrays import SIGNIFICAND, Allocate, dtype_missing, heap, is_float, round_to
+from .cases import Built, Case, Operand, build, cases, parse
+from .tolerances import Arrays, Habits, bounds, habits_of, precision_of
+
+#: Bytes that outputs hold before a call: NaN (or -1), and an ordinary number. An element that is not written either
+#: differs from the expectation or between the two calls.
+POISON = {1: 0xFF, 2: 0x5A}
+
+#: Ops whose zeros must have the sign that the formula gives them.
+SIGNED_ZEROS = ("cast", "im2col", "concat", "add", "relu", "max_pool2d")
+
+
+class Deviation(NamedTuple):
+    """The worst element of a comparison, relative to what it may be wrong by."""
+
+    ratio: float = 0.0
+    error: float = 0.0
+    tolerance: float = 0.0
+
+
+class Failure(Exception):
+    """What a row did wrong in one case."""
+
+    def __init__(self, message: str, deviation: Deviation | None = None) -> None:
+        super().__init__(message)
+        self.deviation = deviation
+
+
+class Result(NamedTuple):
+    """One row of the registry with one storage dtype."""
+
+    op: str
+    direction: str
+    backend: str
+    algorithm: str
+    dtype: str
+    isa: str
+    cases: int
+    max_error: float | None  # of the worst element relative to its tolerance; None where nothing can be said
+    tolerance: float | None  # of that element: the whole distance that it may have from the float64 result
+    status: str  # "passed", "failed", "missing" (no case ran), "unavailable" (it cannot run on this machine)
+    reason: str = ""
+
+
+# ---- one case -------------------------------------------------------------------------------------------------------
+
+
+class Expectation:
+    """The arrays of a case, what must come out, and how far from it each element may be."""
+
+    def __init__(self, case: Case, allocate: Allocate = heap) -> None:
+        self.case = case
+        self.built: Built = build(case, allocate)
+        self.problem = self.built.problem
+        self.outputs = [operand for operand in case.operands if operand.role != "in"]
+        self._before = {o.name: self.built.placed[o.name].memory.copy() for o in case.operands if o.role == "in"}
+        self._inputs = {name: _wide(values) for name, values in self.built.initial.items()}
+        self._bounds: dict[Habits, Arrays] = {}
+        self.expected = self._reference(self._inputs)
+
+    def _reference(self, inputs: Arrays) -> Arrays:
+        """The NumPy reference in float64 on contiguous arrays."""
+        arrays: Arrays = {}
+        for operand in self.case.operands:
+            if operand.role == "in":
+                arrays[operand.name] = inputs[operand.name]
+            elif operand.role == "state":
+                arrays[operand.name] = inputs[operand.name].copy()
+            else:
+                dtype = "float64" if operand.dtype in SIGNIFICAND else operand.dtype
+                arrays[operand.name] = np.zeros(operand.shape, dtype)
+        row = next(r for r in registry.TABLE if r[:3] == (self.problem.op, self.problem.direction, "numpy"))
+        arguments = [
+            None
+            if argument is None
+            else arrays[argument.name]
+            if isinstance(argument, Operand)
+            else [arrays[operand.name] for operand in argument]
+            for argument in self.case.arguments
+        ]
+        with np.errstate(all="ignore"):
+            _reference_function(row)(self.problem._replace(storage="float64"), *arguments, 1)
+        return {operand.name: arrays[operand.name] for operand in self.outputs}
+
+    def bounds(self, row: Row) -> Arrays:
+        """The bound of each output's error before its final rounding; zeros demand the exact result."""
+        habits = habits_of(row)
+        if habits not in self._bounds:
+            self._bounds[habits] = bounds(self.case, self._inputs, self.expected, self._reference, habits)
+        return self._bounds[habits]
+
+    def run(self, row: Row, function: Callable[..., Any], threads: int) -> Arrays:
+        """Calls ``function`` and returns copies of the outputs; raises Failure for what it did beside them."""
+        poison = POISON[threads]
+        for operand in self.outputs:
+            to = self.built.placed[operand.name]
+            to.memory.fill(poison)
+            if operand.role == "state":
+                to.array[...] = self.built.initial[operand.name]
+        runtime = _runtime() if row.backend != "numpy" else None
+        if runtime is not None:
+            runtime.arena_peak(reset=True)
+        with np.errstate(all="ignore"):
+            function(self.problem, *self.built.arguments(self.case), threads)
+        if runtime is not None:
+            peak, declared = runtime.arena_peak(), row.workspace(self.problem, row.isa, threads)
+            if peak > declared:
+                raise Failure(f"took {peak} bytes of scratch memory with {threads} threads and declares {declared}")
+        results = {}
+        for operand in self.outputs:
+            to = self.built.placed[operand.name]
+            results[operand.name] = to.array.copy()
+            if to.memory.size != to.array.nbytes:
+                size = to.array.itemsize
+                to.array.view(f"u{size}")[...] = int.from_bytes(bytes([poison]) * size, "little")
+                if (to.memory != poison).any():
+                    raise Failure(f"wrote beside the elements of {operand.name}")
+        return results
+
+    def check(self, row: Row, function: Callable[..., Any]) -> Deviation:
+        """Runs ``function`` as the implementation of ``row``; the worst deviation, or Failure."""
+        results = self.run(row, function, 1)
+        allowed = self.bounds(row)
+        worst = Deviation()
+        for operand in self.outputs:
+            name = operand.name
+            signed = self.problem.op in SIGNED_ZEROS and self.problem.direction == "forward"
+            worst = max(worst, compare(results[name], self.expected[name], allowed[name], name, signed))
+        again = self.run(row, function, 2)
+        for name, values in results.items():
+            if not np.array_equal(_bits(values), _bits(again[name])):
+                raise Failure(f"1 and 2 threads gave different bits in {name}, or an element was not written")
+        for name, memory in self._before.items():
+            if not np.array_equal(memory, self.built.placed[name].memory):
+                raise Failure(f"wrote into its input {name}")
+        return worst
+
+
+def _reference_function(row: Row) -> Callable[..., Any]:
+    return registry.load(row)
+
+
+def _wide(values: np.ndarray) -> np.ndarray:
+    with np.errstate(invalid="ignore"):  # a signalling NaN
+        return values.astype(np.float64) if is_float(values.dtype) else values
+
+
+def _bits(values: np.ndarray) -> np.ndarray:
+    return np.atleast_1d(values).view(f"u{values.itemsize}")
+
+
+def _runtime() -> Any:
+    from ..kernels._common import _runtime as runtime
+
+    return runtime
+
+
+def compare(actual: np.ndarray, expected: np.ndarray, bound: np.ndarray, name: str, signed: bool = False) -> Deviation:
+    """The worst deviation of ``actual`` from ``expected``; Failure where it is more than it may be.
+
+    ``bound`` is the error that may lie in an element before it is rounded to the dtype of ``actual``; where it is 0
+    everywhere the expectation is ``expected`` rounded once. NaN must meet NaN, an infinity the same one. With
+    ``signed`` the zeros of exact results must have the expected sign.
+    """
+    if actual.size == 0:
+        return Deviation()
+    real = is_float(actual.dtype)
+    values = _wide(actual)
+    rounded = round_to(expected, actual.dtype.name) if real else expected
+    with np.errstate(all="ignore"):
+        same = (values == rounded) | ((values != values) & (rounded != rounded))
+        if not bound.any():
+            if signed and real:
+                same &= (np.signbit(values) == np.signbit(rounded)) | np.isnan(values)
+            ratio = np.where(same, 0.0, np.inf)
+            error, tolerance = np.where(same, 0.0, np.abs(values - rounded)), np.zeros(())
+        else:
+            u, eta = precision_of(actual.dtype.name)
+            finite = np.isfinite(expected) & np.isfinite(values)
+            tolerance = np.where(finite, bound * (1 + u) + u * np.abs(expected) + eta, 0.0)
+            error = np.where(finite, np.abs(values - expected), 0.0)
+            ratio = np.where(finite & (error > 0), error / tolerance, np.where(finite | same, 0.0, np.inf))
+    at = np.unravel_index(np.argmax(ratio), ratio.shape)
+    tolerance = np.broadcast_to(tolerance, ratio.shape)
+    worst = Deviation(float(ratio[at]), float(error[at]), float(tolerance[at]))
+    if not worst.ratio <= 1:
+        wrong = int((~(ratio <= 1)).sum())
+        place = ", ".join(str(int(i)) for i in at)
+        raise Failure(
+            f"{name}[{place}] is {values[at]!s} and should be {rounded[at]!s} "
+            f"(tolerance {worst.tolerance:.3g}; {wrong} of {actual.size} elements are wrong)",
+            worst,
+        )
+    return worst
+
+
+# ---- many -----------------------------------------------------------------------------------------------------------
+
+
+class Selection(NamedTuple):
+    """Which rows to run; empty fields select all."""
+
+    ops: tuple[str, ...] = ()
+    dtypes: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()
+    isas: tuple[str, ...] = ()
+    full: bool = False
+    case: str = ""
+    every: int = 1  # of the cases of each op, direction and dtype, take the first of every so many
+
+    def rows(self, table: Iterable[Row] | None = None) -> Iterator[tuple[Row, str]]:
+        """(row, storage dtype) of everything selected."""
+        wanted = parse(self.case) if self.case else None
+        for row in registry.TABLE if table is None else table:
+            for dtype in row.storage:
+                if (
+                    (not self.ops or row.op in self.ops)
+                    and (not self.dtypes or dtype in self.dtypes)
+                    and (not self.backends or row.backend in self.backends)
+                    and (not self.isas or row.isa in self.isas or row.isa == "any")
+                    and (wanted is None or (*wanted.problem[:2], wanted.problem.storage) == (*row[:2], dtype))
+                ):
+                    yield row, dtype
+
+    def cases(self, op: str, direction: str, dtype: str) -> Iterator[Case]:
+        """The cases of one op, direction and dtype."""
+        if self.case:
+            return iter((parse(self.case),))
+        return itertools.islice(cases(op, direction, dtype, self.full), 0, None, self.every)
+
+
+class _Running:
+    """What is known so far about one row and dtype."""
+
+    def __init__(self, row: Row, dtype: str) -> None:
+        self.row, self.dtype = row, dtype
+        self.cases = 0
+        self.worst = Deviation()
+        self.failures = 0
+        self.first_failure = ""
+        self.reason = registry.level_missing(row.isa) or dtype_missing(dtype)
+        self.status = "unavailable" if self.reason else ""
+        self.function: Callable[..., Any] | None = None
+        if not self.status:
+            try:
+                self.function = registry.load(row)
+            except (ImportError, AttributeError) as error:
+                self.status, self.reason = "failed", f"cannot be loaded: {error}"
+
+    def run(self, expectation: Expectation) -> None:
+        """One more case."""
+        if self.function is None or self.row.eligible(expectation.problem) is not True:
+            return
+        self.cases += 1
+        try:
+            self.worst = max(self.worst, expectation.check(self.row, self.function))
+        except Exception as error:
+            self.failures += 1
+            if isinstance(error, Failure) and error.deviation is not None:
+                self.worst = max(self.worst, error.deviation)
+            if not self.first_failure:
+                message = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
+                self.first_failure = f"{message}; fastdl check --case '{expectation.case.id}'"
+
+    def result(self) -> Result:
+        """The verdict."""
+        row, status, reason = self.row, self.status, self.reason
+        if not status:
+            if self.failures:
+                status, reason = "failed", f"{self.failures} of {self.cases} cases, first: {self.first_failure}"
+            elif not self.cases:
+                status, reason = "missing", "no case of the grid runs this row"
+            else:
+                status = "passed"
+        ran = self.cases > 0 and bool(np.isfinite(self.worst[1:]).all())
+        return Result(
+            row.op,
+            row.direction,
+            row.backend,
+            row.algorithm,
+            self.dtype,
+            row.isa,
+            self.cases,
+            self.worst.error if ran else None,
+            self.worst.tolerance if ran else None,
+            status,
+            reason,
+        )
+
+
+#: (cases done, cases in all, id of the case that is next)
+Progress = Callable[[int, int, str], None]
+
+
+def check(
+    selection: Selection | None = None,
+    *,
+    table: Iterable[Row] | None = None,
+    progress: Progress | None = None,
+    allocate: Callable[[], Allocate] = lambda: heap,
+) -> list[Result]:
+    """Runs the selected rows (of the registry, or of ``table``) over their cases; one result for each row and dtype.
+
+    ``allocate`` makes the allocator of each case's buffers. A row that no case reaches is "missing", never "passed".
+    """
+    selection = selection or Selection()
+    groups: dict[tuple[str, str, str], list[_Running]] = {}
+    order: list[_Running] = []
+    for row, dtype in selection.rows(table):
+        running = _Running(row, dtype)
+        groups.setdefault((row.op, row.direction, dtype), []).append(running)
+        order.append(running)
+    # Cases are made here and not one by one, so that the progress bar knows how many there are.
+    work = {
+        key: list(selection.cases(*key)) if any(running.function for running in group) else []
+        for key, group in groups.items()
+    }
+    total, done = sum(map(len, work.values())), 0
+    for key, group in groups.items():
+        for case in work[key]:
+            if progress is not None:
+                progress(done, total, case.id)
+            _run_case(case, group, allocate())
+            done += 1
+    if progress is not None:
+        progress(total, total, "")
+    return [running.result() for running in order]
+
+
+def _run_case(case: Case, group: list[_Running], allocate: Allocate) -> None:
+    try:
+        expectation = Expectation(case, allocate)
+    except Exception as error:
+        # The reference itself cannot run the case: every row of the group has failed it.
+        for running in group:
+            running.cases += 1
+            running.failures += 1
+            running.first_failure = running.first_failure or (
+                f"the reference: {type(error).__name__}: {error}; fastdl check --case '{case.id}'"
+            )
+        return
+    for running in group:
+        running.run(expectation)
+
+
+def problem_of(case: Case) -> Problem:
+    """The problem of ``case`` with its orders, as a call of the op would make it."""
+    return build(case).problem
+
+
+def to_json(results: Iterable[Result]) -> str:
+    """A list of objects, one for each result; ``reason`` only where there is one."""
+    rows = [result._asdict() for result in results]
+    return json.dumps([{k: v for k, v in row.items() if k != "reason" or v} for row in rows], indent=1, allow_nan=False)
+
+
+def succeeded(results: Iterable[Result]) -> bool:
+    """Whether nothing failed, nothing is missing, and something ran."""
+    statuses = [result.status for result in results]
+    return "passed" in statuses and not {"failed", "missing"} & set(statuses)

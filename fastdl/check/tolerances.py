@@ -1,0 +1,539 @@
+"""How far a kernel may be from the reference in float64: every tolerance of the project, computed and not chosen.
+
+**Exact.** Where an op only copies and compares, where it rounds once (add, casts), and where every partial sum of
+products is an integer (or a multiple of the smallest subnormal) that the accumulator holds, the result must be the
+expected value, rounded once to the storage dtype. A tolerance for random data passes a kernel that drops one product
+out of thousands; this does not.
+
+**Bounded.** Elsewhere the op's formula is evaluated once more with numbers that carry a bound of the error they may
+have picked up (`Number`, running error analysis as in Higham, *Accuracy and Stability of Numerical Algorithms*, 2nd
+ed., section 3.3): with unit roundoff u of the compute dtype and eta its smallest subnormal, each operation adds
+u |result| + eta to what its operands hand on. The formulas below are those of the contracts, in their order; a fused
+multiply-add only leaves roundings out. On top comes one rounding to the storage dtype.
+
+**Sums.** A sum of n terms, in any order, loses at most (n - 1) u sum|terms|; blocks and several accumulators only make
+the paths shorter. Rounding errors are not all of one sign: with probability 1 - 2 n exp(-l*l / 2) the loss stays below
+l sqrt(n) u sum|terms| (Higham, Mary, *A New Approach to Probabilistic Rounding Error Analysis*, SIAM J. Sci. Comput.
+41, 2019, theorem 2.4). `roundings` takes the smaller one, with l so large that all elements of a case together miss it
+once in 1e9 cases. A row that documents blocks (`BLOCKS`) is held to them: the path through a block, then the blocks.
+
+**Functions.** The kernels' exp, log, tanh and logistic function have the ULP bounds that kernels/_common/vmath.h
+states. NumPy holds its own to 4 ULP.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from ..kernels.problem import Problem
+from ..kernels.registry import Row
+from .arrays import EXPONENTS, SIGNIFICAND
+from .cases import EXACT_VALUES, Case
+
+Arrays = dict[str, np.ndarray]
+Error = np.ndarray | float
+
+#: Largest errors in units in the last place of the result, of the kernels' functions and of NumPy's.
+ULPS = {"exp": 0.65, "log": 0.95, "tanh": 2.5, "sigmoid": 2.5}
+NUMPY_ULPS = dict.fromkeys(ULPS, 4.0)
+
+
+class Blocks(NamedTuple):
+    """How a row adds up many terms: ``depth`` roundings on the longest path through a block of ``terms``."""
+
+    terms: int
+    depth: int
+    wide: bool  # the blocks' sums are added in float64
+
+
+#: What the contracts of compiled rows say about their sums, (op, direction) -> blocks.
+BLOCKS = {
+    ("conv2d", "backward_bias"): Blocks(32, 32, True),
+    ("global_avg_pool2d", "forward"): Blocks(128, 19, False),  # 8 sums of 16 terms, added in pairs
+    ("batch_norm", "forward"): Blocks(128, 12, True),  # 16 sums of 8 terms, added in pairs
+    ("batch_norm", "backward"): Blocks(128, 12, True),
+}
+#: And what their references say.
+REFERENCE_BLOCKS = {
+    ("batch_norm", "forward"): Blocks(1, 0, True),
+    ("batch_norm", "backward"): Blocks(1, 0, True),
+}
+
+#: One false alarm in so many cases.
+CASES_PER_ALARM = 1e9
+
+
+class Precision(NamedTuple):
+    """Unit roundoff, and what a result in the subnormal range may lose."""
+
+    u: float
+    eta: float
+
+
+def precision_of(dtype: str) -> Precision:
+    """Of one rounding to ``dtype``."""
+    return Precision(2.0 ** -SIGNIFICAND[dtype], math.ldexp(1.0, EXPONENTS[dtype][0]))
+
+
+def computing_in(dtype: str) -> Precision:
+    """Of one operation in ``dtype``, together with what float64 loses where the expectation is computed."""
+    kernel, reference = precision_of(dtype), precision_of("float64")
+    return Precision(kernel.u + reference.u, kernel.eta + reference.eta)
+
+
+def roundings(terms: float, elements: int) -> float:
+    """How many u of sum|terms| one chain of ``terms`` terms may lose."""
+    if terms <= 1:
+        return 0.0
+    spread = math.sqrt(2 * math.log(2 * terms * max(elements, 1) * CASES_PER_ALARM))
+    return min(terms - 1.0, spread * math.sqrt(terms))
+
+
+def lost(terms: float, elements: int, u: float, blocks: Blocks | None = None) -> float:
+    """What share of sum|terms| a sum of ``terms`` terms may lose, in one chain or in blocks."""
+    if blocks is None:
+        return u * roundings(terms, elements)
+    across = roundings(math.ceil(terms / blocks.terms), elements)
+    return u * min(blocks.depth, max(terms - 1.0, 0.0)) + across * (computing_in("float64").u if blocks.wide else u)
+
+
+class Number:
+    """Values and a bound for the error of each."""
+
+    __slots__ = ("error", "precision", "value")
+
+    def __init__(self, value: Error, error: Error, precision: Precision) -> None:
+        self.value, self.error, self.precision = value, error, precision
+
+    @classmethod
+    def exact(cls, value: Error, precision: Precision) -> Number:
+        """An input: without error."""
+        return cls(value, 0.0, precision)
+
+    @classmethod
+    def rounded(cls, value: float, precision: Precision) -> Number:
+        """A scalar worked out in float64 and rounded once."""
+        return cls(value, precision.u * abs(value) + precision.eta, precision)
+
+    def to(self, precision: Precision) -> Number:
+        """Rounded to another precision, in which what follows is computed."""
+        return Number(self.value, self.error, precision)._rounded()
+
+    def _rounded(self, roundings: float = 1.0) -> Number:
+        u, eta = self.precision
+        error = self.error + roundings * (u * (np.abs(self.value) + self.error) + eta)
+        # An infinity or NaN is that, or the kernel is wrong: what follows from it has no error on its account.
+        return Number(self.value, np.where(np.isfinite(self.value), error, 0.0), self.precision)
+
+    def _with(self, other: Number | float) -> tuple[Number, Precision]:
+        if not isinstance(other, Number):
+            other = Number(other, 0.0, self.precision)
+        return other, max(self.precision, other.precision)
+
+    def __add__(self, other: Number | float) -> Number:
+        b, p = self._with(other)
+        return Number(self.value + b.value, self.error + b.error, p)._rounded()
+
+    __radd__ = __add__
+
+    def __neg__(self) -> Number:
+        return Number(-self.value, self.error, self.precision)
+
+    def __sub__(self, other: Number | float) -> Number:
+        return self + (-other)
+
+    def __rsub__(self, other: float) -> Number:
+        return -self + other
+
+    def __mul__(self, other: Number | float) -> Number:
+        b, p = self._with(other)
+        error = np.abs(self.value) * b.error + np.abs(b.value) * self.error + self.error * b.error
+        return Number(self.value * b.value, error, p)._rounded()
+
+    __rmul__ = __mul__
+
+    def __truediv__(self, other: Number | float) -> Number:
+        b, p = self._with(other)
+        quotient, room = self.value / b.value, np.abs(b.value) - b.error
+        error = (self.error + np.abs(quotient) * b.error) / np.where(room > 0, room, np.nan)
+        unsure = (np.asarray(b.error) > 0) & ~(np.asarray(room) > 0)
+        return Number(quotient, np.where(unsure, np.inf, error), p)._rounded()
+
+    def sqrt(self) -> Number:
+        """Correctly rounded, as IEEE 754 demands."""
+        v, e = np.asarray(self.value), np.asarray(self.error)
+        near = e / (2 * np.sqrt(np.maximum(v - e, 0)))
+        return Number(np.sqrt(v), np.where(e < v / 2, near, np.sqrt(np.abs(v) + e)), self.precision)._rounded()
+
+    def within(self, ulps: float) -> Number:
+        """The result of a function that is right to so many units in the last place (each at most 2 u |value|)."""
+        return self._rounded(2 * ulps)
+
+    def exp(self, ulps: float) -> Number:
+        """e**v."""
+        value = np.exp(self.value)
+        return Number(value, value * np.expm1(self.error), self.precision).within(ulps)
+
+    def log(self, ulps: float) -> Number:
+        """The natural logarithm."""
+        ratio = np.asarray(self.error / self.value)
+        error = np.where(ratio < 1, -np.log1p(-np.minimum(ratio, 0.5)) * np.maximum(1, 2 * ratio), np.inf)
+        return Number(np.log(self.value), error, self.precision).within(ulps)
+
+    def power(self, exponent: float, ulps: dict[str, float]) -> Number:
+        """v**exponent as exp(exponent * log(v)); a product of roots is better than that."""
+        return (self.log(ulps["log"]) * Number.rounded(exponent, self.precision)).exp(ulps["exp"])
+
+    def take(self, function: Callable[[np.ndarray], np.ndarray]) -> Number:
+        """The same reshaping or indexing of values and errors."""
+        value = np.asarray(self.value)
+        error = np.broadcast_to(np.asarray(self.error, np.float64), value.shape)
+        return Number(function(value), function(error), self.precision)
+
+    def sum(self, axis: int | tuple[int, ...], blocks: Blocks | None = None, keepdims: bool = False) -> Number:
+        """Along ``axis``, in one chain or in blocks."""
+        total = np.sum(self.value, axis, keepdims=keepdims)
+        axes = (axis,) if isinstance(axis, int) else axis
+        terms = math.prod(np.shape(self.value)[a] for a in axes)
+        errors = np.broadcast_to(self.error, np.shape(self.value))
+        share = lost(terms, total.size, self.precision.u, blocks)
+        magnitude = np.sum(np.abs(self.value) + errors, axis, keepdims=keepdims)
+        error = np.sum(errors, axis, keepdims=keepdims) + share * magnitude
+        return Number(total, np.where(np.isfinite(total), error, 0.0), self.precision)
+
+
+# ---- sums of products -----------------------------------------------------------------------------------------------
+
+
+class Habits(NamedTuple):
+    """What a row promises beside its formula."""
+
+    numpy: bool  # computes with NumPy's functions
+    blocks: Blocks | None  # how it adds up, where its contract says so
+
+
+#: Runs the reference in float64 on other inputs: operand name -> array, in and out.
+Reference = Callable[[Arrays], Arrays]
+
+
+class Call(NamedTuple):
+    """What the bounds of one case are computed from."""
+
+    case: Case
+    inputs: Arrays  # in float64 (integers as they are), before the call
+    expected: Arrays  # of the reference in float64
+    reference: Reference
+    habits: Habits  # of the row
+
+    @property
+    def ulps(self) -> dict[str, float]:
+        """Bounds of the functions that the row calls."""
+        return NUMPY_ULPS if self.habits.numpy else ULPS
+
+    @property
+    def problem(self) -> Problem:
+        """The problem, in its own storage dtype."""
+        return self.case.problem
+
+    @property
+    def precision(self) -> Precision:
+        """Of the compute dtype."""
+        return computing_in(self.problem.compute)
+
+    def number(self, name: str) -> Number:
+        """An input as a number without error."""
+        return Number.exact(self.inputs[name], self.precision)
+
+    @property
+    def result(self) -> np.ndarray:
+        """What is expected of the only output."""
+        (expected,) = self.expected.values()
+        return expected
+
+    def only(self, number: Number) -> dict[str, Error]:
+        """The error of the only output."""
+        (name,) = self.expected
+        return {name: number.error}
+
+    def magnitudes(self) -> Arrays:
+        """sum|terms|: the reference on the absolute values of all floating-point inputs."""
+        return self.reference({k: np.abs(v) if v.dtype == np.float64 else v for k, v in self.inputs.items()})
+
+
+def _linear(call: Call, terms: int, extra: float = 0.0) -> dict[str, Error]:
+    """Sums of ``terms`` products each, and ``extra`` further roundings of the result."""
+    (name, expected), *_ = call.expected.items()
+    u, eta = call.precision
+    if call.case.values in EXACT_VALUES:
+        return {name: extra * (u * np.abs(expected) + eta) if extra else 0.0}
+    share = lost(terms, expected.size, u, call.habits.blocks) + (1 + extra) * u  # 1: the products
+    return {name: share * call.magnitudes()[name] + (terms + extra) * eta}
+
+
+def _gemm(call: Call) -> dict[str, Error]:
+    return _linear(call, call.problem.shapes[0][1] + (call.problem.epilogue != "none"))
+
+
+def _conv2d(call: Call) -> dict[str, Error]:
+    p = call.problem
+    if p.direction == "backward_bias":
+        n, _, h, w = p.shapes[0]
+        return _linear(call, n * h * w)
+    k, c, r, s = p.shapes[1]
+    if p.direction == "forward":
+        return _linear(call, c * r * s + (p.epilogue != "none"))
+    if p.direction == "backward_input":
+        return _linear(call, k // p.groups * r * s)
+    oh, ow = p.grid()
+    return _linear(call, p.shapes[0][0] * oh * ow)
+
+
+def _taps(call: Call) -> int:
+    kh, kw = call.problem.attr("kernel")
+    return kh * kw
+
+
+def _col2im(call: Call) -> dict[str, Error]:
+    return _linear(call, _taps(call))
+
+
+def _max_pool2d(call: Call) -> dict[str, Error]:
+    if call.problem.direction == "forward":
+        return {"out": 0.0, "indices": 0.0}
+    return _linear(call, _taps(call))
+
+
+def _avg_pool2d(call: Call) -> dict[str, Error]:
+    """A sum and a division, or a product with a rounded reciprocal: two more roundings."""
+    if call.problem.direction == "forward":
+        return _linear(call, _taps(call), 2)
+    # Integers are divided before they are summed.
+    return _linear(call._replace(case=call.case._replace(values="normal")), _taps(call), 2)
+
+
+def _global_avg_pool2d(call: Call) -> dict[str, Error]:
+    _, _, h, w = call.problem.shapes[0]
+    return _linear(call, h * w if call.problem.direction == "forward" else 1, 2)
+
+
+# ---- normalisation --------------------------------------------------------------------------------------------------
+
+
+def _batch_norm(call: Call) -> dict[str, Error]:
+    """The sums of a block run in the compute dtype, the rest of the statistics in float64; each is rounded once.
+
+    The variance is the mean of (x - c)**2 with c the mean of a block, and the blocks are joined by Chan, Golub and
+    LeVeque's update. Inside a block an error e of c has no effect of first order, as the deviations from the true mean
+    sum to 0: it adds e**2. Between blocks it moves the squared distance of their means, at most 2 e std.
+    """
+    p, wide = call.precision, computing_in("float64")
+    x = call.inputs["x"]
+    axes = (0, *range(2, x.ndim))
+    rows = max(math.prod(x.shape[i] for i in axes), 1)
+
+    def column(v: Number) -> Number:
+        return v.take(lambda a: a.reshape((1, -1) + (1,) * (x.ndim - 2)))
+
+    def in_float64(v: Number) -> Number:
+        return Number(v.value, v.error, wide)
+
+    def total(v: Number) -> Number:
+        return in_float64(v.sum(axes, call.habits.blocks) + Number.exact(0.0, wide))
+
+    def normalised(mean: Number, var: Number) -> Error:
+        scale = (in_float64(call.number("gamma")) / (in_float64(var) + call.problem.attr("eps")).sqrt()).to(p)
+        return ((call.number("x") - column(mean)) * column(scale) + column(call.number("beta").to(p))).error
+
+    if call.problem.direction == "inference":
+        return {"out": normalised(call.number("mean"), call.number("var"))}
+    if call.problem.direction == "forward":
+        mean = (total(call.number("x")) / rows).to(p)
+        centred = call.number("x") - column(Number.exact(mean.value, p))
+        var = total(centred * centred) / rows
+        blocks = call.habits.blocks
+        several = blocks is not None and rows > blocks.terms
+        moved = np.square(mean.error) + (2 * mean.error * np.sqrt(np.abs(var.value)) if several else 0.0)
+        var = Number(var.value, var.error + moved, wide).to(p)
+        return {"out": normalised(mean, var), "mean": mean.error, "var": var.error}
+    variance = in_float64(call.number("var")) + call.problem.attr("eps")
+    std = variance.sqrt()
+    d, centred = call.number("dout"), call.number("x") - column(call.number("mean"))
+    sum_d, sum_dx = total(d), total(d * centred)
+    scale = (in_float64(call.number("gamma")) / std).to(p)
+    mean_d, slope = (sum_d / rows).to(p), (sum_dx / rows / variance).to(p)
+    dx = column(scale) * (d - column(mean_d) - centred * column(slope))
+    return {"dx": dx.error, "dgamma": (sum_dx / std).to(p).error, "dbeta": sum_d.to(p).error}
+
+
+def _window_sum(v: Number, before: int, after: int) -> Number:
+    """sum of v[:, j] over c - before <= j <= c + after."""
+    zeros = ((0, 0), (before, after), (0, 0), (0, 0))
+    padded = v.take(lambda a: np.pad(a, zeros))
+    width = before + after + 1
+    return padded.take(lambda a: np.lib.stride_tricks.sliding_window_view(a, width, 1)).sum(-1)
+
+
+def _local_response_norm(call: Call) -> dict[str, Error]:
+    attr, p = call.problem.attr, call.precision
+    x, size = call.number("x"), attr("size")
+    before, after = (size - 1) // 2, size // 2
+    factor = Number.rounded(attr("alpha") / size, p)
+    s = _window_sum(x * x, before, after) * factor + Number.rounded(attr("k"), p)
+    power = s.power(-attr("beta"), call.ulps)
+    if call.problem.direction == "forward":
+        return {"out": (x * power).error}
+    dout = call.number("dout")
+    seen = _window_sum(dout * x * power / s, after, before)
+    gradient = dout * power - Number.rounded(2 * attr("alpha") * attr("beta") / size, p) * x * seen
+    return {"dx": gradient.error}
+
+
+# ---- one element at a time ------------------------------------------------------------------------------------------
+
+
+def _exact(call: Call) -> dict[str, Error]:
+    return dict.fromkeys(call.expected, 0.0)
+
+
+def _sigmoid(call: Call) -> dict[str, Error]:
+    if call.problem.direction == "forward":
+        return call.only(Number.exact(call.result, call.precision).within(call.ulps["sigmoid"]))
+    dout, y = call.number("dout"), call.number("y")
+    return call.only(dout * y * (1.0 - y))
+
+
+def _tanh(call: Call) -> dict[str, Error]:
+    if call.problem.direction == "forward":
+        return call.only(Number.exact(call.result, call.precision).within(call.ulps["tanh"]))
+    y = call.number("y")
+    return call.only(call.number("dout") * (1.0 - y * y))
+
+
+def _dropout(call: Call) -> dict[str, Error]:
+    """x * (mask * scale) with a scale that is rounded once; exact for scale 1."""
+    if call.problem.direction == "mask" or math.frexp(call.problem.attr("scale"))[0] == 0.5:
+        return _exact(call)
+    scale, p = call.problem.attr("scale"), call.precision
+    return call.only(call.number("x") * Number(call.inputs["mask"] * scale, p.u * scale, p))
+
+
+# ---- losses ---------------------------------------------------------------------------------------------------------
+
+
+def _softmax(call: Call) -> dict[str, Error]:
+    if call.problem.direction == "forward":
+        return {"out": _probabilities(call)[0].error}
+    dout, y = call.number("dout"), call.number("y")
+    return {"dx": (y * (dout - (dout * y).sum(-1, keepdims=True))).error}
+
+
+def _probabilities(call: Call) -> tuple[Number, Number, Number]:
+    """exp(x - max) / sum, the sum, and x - max."""
+    x = call.number("x")
+    shifted = x - Number.exact(np.max(np.asarray(x.value), -1, keepdims=True, initial=-np.inf), x.precision)
+    e = shifted.exp(call.ulps["exp"])
+    total = e.sum(-1, keepdims=True)
+    return e / total, total, shifted
+
+
+def _softmax_cross_entropy(call: Call) -> dict[str, Error]:
+    labels = call.inputs["labels"]
+    if call.problem.direction == "forward":
+        probabilities, total, shifted = _probabilities(call)
+        own = shifted.take(lambda a: np.take_along_axis(a, labels[:, None], -1))
+        return {
+            "losses": (total.log(call.ulps["log"]) - own).take(lambda a: a[:, 0]).error,
+            "probabilities": probabilities.error,
+        }
+    one_hot = np.zeros(call.expected["dx"].shape)
+    one_hot[np.arange(len(labels)), labels] = 1
+    difference = call.number("probabilities") - Number.exact(one_hot, call.precision)
+    return {"dx": (difference * call.number("scale")).error}
+
+
+# ---- optimizers -----------------------------------------------------------------------------------------------------
+
+
+def _optimizer(call: Call) -> dict[str, Error]:
+    """The formulas of kernels/optim; scalars are worked out in float64 and rounded once."""
+    p, attrs = call.precision, dict(call.problem.attrs)
+    lr = call.inputs["lr"].item()
+    errors: dict[str, Error] = {}
+
+    def real(value: float) -> Number:
+        return Number.rounded(value, p)
+
+    for i in range(len(call.problem.shapes)):
+        w, g = call.number(f"p{i}"), call.number(f"g{i}")
+        states = {name: call.number(f"{name}{i}") for name in "vhm" if f"{name}{i}" in call.inputs}
+        if call.problem.op == "sgd":
+            w = w - real(lr) * g
+        elif call.problem.op == "momentum":
+            states["v"] = real(attrs["momentum"]) * states["v"] - real(lr) * g
+            w = w + states["v"]
+        elif call.problem.op == "nesterov":
+            m = attrs["momentum"]
+            w = w + real(m * m) * states["v"] - real((1 + m) * lr) * g
+            states["v"] = real(m) * states["v"] - real(lr) * g
+        elif call.problem.op == "adagrad":
+            states["h"] = states["h"] + g * g
+            w = w - real(lr) * g / (states["h"].sqrt() + real(attrs["eps"]))
+        elif call.problem.op == "rmsprop":
+            decay = attrs["decay_rate"]
+            states["h"] = real(decay) * states["h"] + real(1 - decay) * g * g
+            w = w - real(lr) * g / (states["h"].sqrt() + real(attrs["eps"]))
+        else:
+            beta1, beta2, step = attrs["beta1"], attrs["beta2"], call.inputs["step"].item()
+            rate = lr * math.sqrt(1 - beta2**step) / (1 - beta1**step)
+            states["m"] = states["m"] + real(1 - beta1) * (g - states["m"])
+            states["v"] = states["v"] + real(1 - beta2) * (g * g - states["v"])
+            w = w - real(rate) * states["m"] / (states["v"].sqrt() + real(attrs["eps"]))
+        errors |= {f"p{i}": w.error, **{f"{name}{i}": state.error for name, state in states.items()}}
+    return errors
+
+
+_BOUNDS: dict[str, Callable[[Call], dict[str, Error]]] = {
+    "im2col": _exact,
+    "col2im": _col2im,
+    "gemm": _gemm,
+    "conv2d": _conv2d,
+    "max_pool2d": _max_pool2d,
+    "avg_pool2d": _avg_pool2d,
+    "global_avg_pool2d": _global_avg_pool2d,
+    "batch_norm": _batch_norm,
+    "local_response_norm": _local_response_norm,
+    "relu": _exact,
+    "sigmoid": _sigmoid,
+    "tanh": _tanh,
+    "add": _exact,  # one rounding, and float64 is wide enough that rounding twice changes nothing
+    "concat": _exact,
+    "softmax": _softmax,
+    "softmax_cross_entropy": _softmax_cross_entropy,
+    "dropout": _dropout,
+    "cast": _exact,
+    **dict.fromkeys(("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"), _optimizer),
+}
+
+
+def habits_of(row: Row) -> Habits:
+    """What the row's contract promises."""
+    numpy = row.backend == "numpy"
+    return Habits(numpy, (REFERENCE_BLOCKS if numpy else BLOCKS).get((row.op, row.direction)))
+
+
+def bounds(case: Case, inputs: Arrays, expected: Arrays, reference: Reference, habits: Habits) -> Arrays:
+    """For each output the error that each element may have before it is rounded to the dtype of the output.
+
+    0.0 means that nothing may be wrong but that one rounding. NaN and infinity where ``expected`` is not finite.
+    """
+    with np.errstate(all="ignore"):
+        found = _BOUNDS[case.problem.op](Call(case, inputs, expected, reference, habits))
+        return {
+            name: np.broadcast_to(np.asarray(error, np.float64), expected[name].shape)
+            for name, error in found.items()
+            if name in expected
+        }

@@ -1,0 +1,309 @@
+"""The command line: ``fastdl info``, ``fastdl check``, ``fastdl train``.
+
+This module declares options and loads nothing but typer; what a command needs is imported when it runs. Mistakes of
+the user (``UserError``) end as one line on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import Interrupted, UserError
+
+app = typer.Typer(
+    name="fastdl",
+    help="Fast layers for hand-written convolutional networks on NumPy arrays.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class Dtype(StrEnum):
+    """Storage dtypes."""
+
+    float32 = "float32"
+    float64 = "float64"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+class TrainDtype(StrEnum):
+    """What parameters may be."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+class Backend(StrEnum):
+    """Backends of the registry."""
+
+    numpy = "numpy"
+    cython = "cython"
+
+
+class AnyBackend(StrEnum):
+    """Backends that a call may ask for."""
+
+    auto = "auto"
+    numpy = "numpy"
+    cython = "cython"
+
+
+class Isa(StrEnum):
+    """ISA levels."""
+
+    baseline = "baseline"
+    v3 = "v3"
+    v4 = "v4"
+
+
+class DataSet(StrEnum):
+    """Data sets."""
+
+    digits = "digits"
+    mnist = "mnist"
+
+
+class Net(StrEnum):
+    """Networks."""
+
+    deepconvnet = "deepconvnet"
+    simpleconvnet = "simpleconvnet"
+
+
+class Method(StrEnum):
+    """Optimizers."""
+
+    sgd = "sgd"
+    momentum = "momentum"
+    nesterov = "nesterov"
+    adagrad = "adagrad"
+    rmsprop = "rmsprop"
+    adam = "adam"
+
+
+def _version(show: bool) -> None:
+    if show:
+        from .. import __version__
+
+        print(f"fastdl {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Fast layers for hand-written convolutional networks on NumPy arrays.
+
+    [bold]fastdl train[/bold] trains a deep network on handwritten digits in less than a minute; [bold]fastdl
+    info[/bold] says what this installation and machine can do; [bold]fastdl check[/bold] proves it.
+    """
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+JSON = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else.")]
+
+
+@app.command()
+def info(json: JSON = False) -> None:
+    """Say what this installation can do here: CPU, ISA levels, threads, backends, versions, data."""
+    from . import machine as command
+
+    command.run(json)
+
+
+@app.command()
+def check(
+    op: Annotated[
+        list[str] | None,
+        typer.Option(metavar="OP", help="Only this op, such as conv2d. May be repeated. [default: all]"),
+    ] = None,
+    dtype: Annotated[list[Dtype] | None, typer.Option(help="Only this storage dtype. May be repeated.")] = None,
+    backend: Annotated[list[Backend] | None, typer.Option(help="Only this backend. May be repeated.")] = None,
+    isa: Annotated[list[Isa] | None, typer.Option(help="Only compiled kernels of this level. May be repeated.")] = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help="Every triple of sizes, strides, memory orders, ... and not every pair: minutes, not seconds.",
+        ),
+    ] = False,
+    case: Annotated[
+        str, typer.Option(metavar="ID", help="Only this case: an id as a failure prints it.", show_default=False)
+    ] = "",
+    json: JSON = False,
+) -> None:
+    """Run every kernel on this machine against the NumPy reference in float64.
+
+    Prints a row for each op, backend, algorithm, dtype and ISA level, with the worst error that was seen and the
+    tolerance of that element. Exit code 1 where a kernel fails or has no case.
+    """
+    from . import checking as command
+
+    command.run(
+        ops=tuple(op or ()),
+        dtypes=tuple(d.value for d in dtype or ()),
+        backends=tuple(b.value for b in backend or ()),
+        isas=tuple(i.value for i in isa or ()),
+        full=full,
+        case=case,
+        as_json=json,
+    )
+
+
+@app.command()
+def train(
+    dataset: Annotated[
+        DataSet,
+        typer.Option(help="The 1,797 digits inside the package, or MNIST's 70,000 images.", rich_help_panel="What"),
+    ] = DataSet.digits,
+    data_dir: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder with MNIST's files. [default: $FASTDL_DATA_DIR, the user's cache, or a download]",
+            rich_help_panel="What",
+            show_default=False,
+        ),
+    ] = None,
+    model: Annotated[Net, typer.Option(help="The book's network to train.", rich_help_panel="What")] = Net.deepconvnet,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Times that each image is seen. [default: 30 for digits, 20 for MNIST]",
+            rich_help_panel="How",
+            show_default=False,
+        ),
+    ] = None,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images in one step. [default: 50 for digits, 100 for MNIST]",
+            rich_help_panel="How",
+            show_default=False,
+        ),
+    ] = None,
+    optimizer: Annotated[Method, typer.Option(help="How gradients become steps.", rich_help_panel="How")] = Method.adam,
+    lr: Annotated[float, typer.Option(min=0.0, help="Learning rate.", rich_help_panel="How")] = 0.001,
+    weight_decay: Annotated[
+        float, typer.Option(min=0.0, help="L2 penalty: this times W is added to W's gradient.", rich_help_panel="How")
+    ] = 0.0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Of weights, dropout and the order of the images.", rich_help_panel="How")
+    ] = 0,
+    dtype: Annotated[
+        TrainDtype, typer.Option(help="Of images, parameters and computation.", rich_help_panel="How")
+    ] = TrainDtype.float32,
+    backend: Annotated[
+        AnyBackend, typer.Option(help="auto: compiled kernels where they are built.", rich_help_panel="How")
+    ] = AnyBackend.auto,
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Threads; the result does not depend on it. [default: the CPUs this process may use]",
+            rich_help_panel="How",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for metrics.json, params.npz, curve.png and a checkpoint after each epoch. Those of an "
+            "earlier training there are replaced. [default: nothing is written]",
+            rich_help_panel="Output",
+            show_default=False,
+        ),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the checkpoint in --output DIR.", rich_help_panel="Output")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Print the result only.", rich_help_panel="Output")
+    ] = False,
+    json: Annotated[
+        bool,
+        typer.Option("--json", help="Print the metrics as JSON on stdout and nothing else.", rich_help_panel="Output"),
+    ] = False,
+) -> None:
+    """Train a network on handwritten digits.
+
+    Without options: DeepConvNet on the digits inside the package, to 98% and more on digits it has not seen, in less
+    than a minute. Ctrl-C stops after the current step; with --output the training can go on later.
+    """
+    from . import training as command
+
+    usual_epochs, usual_batch = {DataSet.digits: (30, 50), DataSet.mnist: (20, 100)}[dataset]
+    command.run(
+        command.Options(
+            dataset=dataset.value,
+            data_dir=data_dir,
+            model=model.value,
+            epochs=usual_epochs if epochs is None else epochs,
+            batch_size=batch_size or usual_batch,
+            optimizer=optimizer.value,
+            lr=lr,
+            weight_decay=weight_decay,
+            seed=seed,
+            dtype=dtype.value,
+            backend=backend.value,
+            threads=threads,
+            output=output,
+            resume=resume,
+            quiet=quiet,
+            as_json=json,
+        )
+    )
+
+
+def _usage_error() -> type[Exception]:
+    """click's base class for mistakes on the command line: typer has a copy of click inside, or an own dependency."""
+    return next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits with its code: 0, 1 (a check failed), 2 (a mistake of the user), 130 (Ctrl-C)."""
+    code: Any = 0
+    try:
+        code = app(args=None if arguments is None else list(arguments), prog_name="fastdl", standalone_mode=False)
+        if code == 130:  # what newer typers make of Ctrl-C
+            raise KeyboardInterrupt
+    except UserError as error:
+        code = _complain(str(error))
+    except Interrupted as stop:
+        print(f"fastdl: {stop}", file=sys.stderr)
+        code = 130
+    except (typer.Abort, KeyboardInterrupt):
+        print("fastdl: interrupted", file=sys.stderr)
+        code = 130
+    except BrokenPipeError:
+        # Whoever read our output has gone; Python must not complain about that at exit once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except Exception as error:
+        if not isinstance(error, _usage_error()):
+            raise
+        code = _complain(error.format_message())  # type: ignore[attr-defined]
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(message: str) -> int:
+    print(f"fastdl: error: {' '.join(message.split())}", file=sys.stderr)
+    return 2

@@ -1,0 +1,95 @@
+"""The matrix: every row of the registry, in every storage dtype, on the case grid of fastdl.check.
+
+The sampled grid (every pair of axis values) runs by default, the full one (every triple) with ``-m slow``.
+"""
+
+from __future__ import annotations
+
+import functools
+import subprocess
+import sys
+
+import pytest
+
+from fastdl.check import Result, Selection, check
+from fastdl.check.arrays import dtype_missing
+from fastdl.check.cases import build, cases
+from fastdl.kernels import registry
+from fastdl.kernels.registry import Row
+
+ROWS = [(row, dtype) for row in registry.TABLE for dtype in row.storage]
+OPS = list(dict.fromkeys(row.op for row in registry.TABLE))
+assert ROWS, "the registry is empty"
+
+every_row = pytest.mark.parametrize(
+    ("row", "dtype"), ROWS, ids=[f"{row.op}-{row.direction}-{row.label}-{dtype}" for row, dtype in ROWS]
+)
+
+
+@functools.cache
+def results(op: str, direction: str, dtype: str, full: bool) -> dict[tuple[str, str, str], Result]:
+    """(backend, algorithm, ISA) -> result: the rows of a direction share the expectation of each case."""
+    table = [row for row in registry.TABLE if (row.op, row.direction) == (op, direction)]
+    found = check(Selection(dtypes=(dtype,), full=full), table=table)
+    return {(result.backend, result.algorithm, result.isa): result for result in found}
+
+
+def assert_passed(row: Row, dtype: str, full: bool) -> None:
+    if reason := registry.level_missing(row.isa) or dtype_missing(dtype):
+        pytest.skip(reason)
+    result = results(row.op, row.direction, dtype, full)[row.backend, row.algorithm, row.isa]
+    assert (result.op, result.direction, result.dtype) == (row.op, row.direction, dtype)
+    assert result.status == "passed", result.reason
+    assert result.cases > 0
+
+
+@every_row
+def test_row(row, dtype):
+    assert_passed(row, dtype, full=False)
+
+
+@pytest.mark.slow
+@every_row
+def test_row_on_the_full_grid(row, dtype):
+    assert_passed(row, dtype, full=True)
+    assert results(row.op, row.direction, dtype, True)[row.backend, row.algorithm, row.isa].cases >= 90
+
+
+@every_row
+def test_dispatch_reaches_the_row(row, dtype):
+    """With its backend and its level as the cap, dispatch runs this row for some case, and no other in its place."""
+    if reason := registry.level_missing(row.isa) or dtype_missing(dtype):
+        pytest.skip(reason)
+    cap = registry.LEVELS[-1] if row.isa == "any" else row.isa
+    for case in cases(row.op, row.direction, dtype):
+        chosen, function = registry.choose(build(case).problem, row.backend, cap)
+        if chosen is row:
+            module, name = row.target.split(":")
+            assert function is getattr(sys.modules[module], name)
+            assert (function.__module__, function.__name__) == (module, name)
+            return
+    pytest.fail(f"no case of the grid is given to {row.label}")
+
+
+GUARDED = """
+import sys
+from fastdl.check import Selection, check
+from fastdl.check.arrays import GuardedMemory
+def announce(done, total, case):
+    print(case, flush=True)
+selection = Selection(ops=(sys.argv[1],), dtypes=("float32", "float16"), every=3)
+results = check(selection, progress=announce, allocate=lambda: GuardedMemory(sys.argv[2] == "before"))
+assert results
+failed = [result for result in results if result.status in ("failed", "missing")]
+sys.exit(f"{len(failed)} rows failed, first: {failed[0]}" if failed else 0)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="guard pages need a POSIX system")
+@pytest.mark.parametrize("where", ["behind", "before"])
+@pytest.mark.parametrize("op", OPS)
+def test_no_kernel_touches_what_lies_beside_its_buffers(op, where):
+    """Every buffer ends (or begins) at a page that may not be touched: a crash, hence in a process of its own."""
+    done = subprocess.run([sys.executable, "-c", GUARDED, op, where], capture_output=True, text=True, check=False)
+    last = done.stdout.split()[-1] if done.stdout else "nothing"
+    assert done.returncode == 0, f"exit code {done.returncode} after {last}\n{done.stderr[-2000:]}"
