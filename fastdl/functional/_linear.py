@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
+from .._array import arranged
 from ._call import (
     Array,
     ArrayLike,
@@ -156,7 +157,7 @@ def linear_backward(
         dx = out_x.empty()
         run_x(for_x, dout, w.T, None, dx, threads)
         if x.ndim != 2:
-            dx = _unflat(dx, x)
+            dx = arranged(dx, layout(x.shape, dx.dtype, like=x))
         if own_x is not dtype:
             dx = to_dtype(dx, gradient_dtype(own_x, dtype))
     if run_w is not None:
@@ -175,13 +176,3 @@ def linear_backward(
 def _image(dout: Array) -> Array:
     """(N, out) as an image of one pixel, whose channels a convolution's bias gradient sums over."""
     return dout[:, :, None, None]
-
-
-def _unflat(dx: Array, x: Array) -> Array:
-    """dx (N, in) in the shape and memory order of x, so that the layer before x reads both in one order."""
-    shaped = dx.reshape(x.shape)
-    if x.flags.c_contiguous:
-        return shaped
-    ordered = layout(x.shape, dx.dtype, like=x).empty()
-    ordered[...] = shaped
-    return ordered

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import backend
 from .. import functional as F
+from .._array import Layout, arranged, layout
 from .base import Layer
 
 
@@ -21,7 +22,7 @@ class Affine(Layer):
     """
 
     parameters = ("W", "b")
-    activations = ("x", "original_x_shape")
+    activations = ("x", "original_x_shape", "_original_layout")
     can_skip_dx = True
 
     def __init__(self, W: np.ndarray, b: np.ndarray | None) -> None:
@@ -29,25 +30,29 @@ class Affine(Layer):
         self.b = b
         self.x: np.ndarray | None = None
         self.original_x_shape: tuple[int, ...] | None = None
+        self._original_layout: Layout | None = None
         self.dW: np.ndarray | None = None
         self.db: np.ndarray | None = None
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """(N, ...) -> (N, outputs); ``ValueError`` where the sizes do not fit."""
-        shape = x.shape
+        original, shape = x, x.shape
         if len(shape) > 2:
             x = x.reshape(shape[0], prod(shape[1:]))
         out = F.linear(x, self.W, self.b)
         if backend.is_inference():
-            self.x = self.original_x_shape = None
+            self.x = self.original_x_shape = self._original_layout = None
         else:
             self.x, self.original_x_shape = x, shape
+            self._original_layout = layout(shape, x.dtype, like=original)
         return out
 
     def backward(self, dout: np.ndarray, *, need_dx: bool = True) -> np.ndarray | None:
         """(N, outputs) -> the gradient by x in the shape of x; None with ``need_dx=False``, which saves its cost."""
-        x, shape = self._kept(self.x), self._kept(self.original_x_shape)
+        x, wanted = self._kept(self.x), self._kept(self._original_layout)
         need = ("x", "w", "b") if need_dx else ("w", "b")
         dx, self.dW, db = F.linear_backward(dout, x, self.W, need=need if self.b is not None else need[:-1])
         self.db = db if db is None or self.b is None else db.astype(self.b.dtype, copy=False)
-        return dx if dx is None else dx.reshape(shape)
+        if dx is None or dx.dtype != wanted.dtype:  # the gradient of integers
+            return dx if dx is None else dx.reshape(wanted.shape)
+        return arranged(dx, wanted)
