@@ -134,6 +134,7 @@ def main() -> int:
             return 1
     for _ in range(options.rounds):
         for name, process in processes.items():
+            time.sleep(0.1)  # the threads of the one before may still spin, waiting for more work
             process.stdin.write("step\n")
             process.stdin.flush()
             times[name].append(float(process.stdout.readline()))
