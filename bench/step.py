@@ -4,13 +4,15 @@
 
 Each participant lives in a process of its own (in a shared one, the large arrays of the book's code change how malloc
 serves PyTorch, and with it PyTorch's time by a third), all at once, and steps when it is told to: the rounds are
-interleaved. Before that, the gradients of fastdl and of the book-style code are compared on one batch, dropout off.
+interleaved. In each round a participant does one step to warm up and three that are timed, as in a training loop.
+Before that, the gradients of fastdl and of the book-style code are compared on one batch, dropout off.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import statistics
@@ -29,7 +31,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2, help="threads of every participant (default 2)")
-    parser.add_argument("--rounds", type=int, default=15, help="timed rounds (default 15)")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds of three timed steps (default 15)")
     parser.add_argument("--batch", type=int, default=100, help="images in a batch (default 100)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="of fastdl's parameters")
     parser.add_argument("--json", metavar="FILE", help="write the figures here as well")
@@ -90,15 +92,18 @@ def batch(size: int):
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Does one step for each line that comes in, and answers with its time."""
+    """Does a few steps for each line that comes in, and answers with their times."""
     step = stepper(options.participant, options, *batch(options.batch))
     for _ in range(3):
         step()  # the first calls load and allocate
     print("ready", flush=True)
     for _ in sys.stdin:
-        start = time.perf_counter()
         step()
-        print(time.perf_counter() - start, flush=True)
+        times = [time.perf_counter()]
+        for _ in range(3):
+            step()
+            times.append(time.perf_counter())
+        print(*(end - start for start, end in itertools.pairwise(times)), flush=True)
 
 
 def main() -> int:
@@ -137,7 +142,7 @@ def main() -> int:
             time.sleep(0.1)  # the threads of the one before may still spin, waiting for more work
             process.stdin.write("step\n")
             process.stdin.flush()
-            times[name].append(float(process.stdout.readline()))
+            times[name] += map(float, process.stdout.readline().split())
     for process in processes.values():
         process.stdin.close()
         process.wait()
