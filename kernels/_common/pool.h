@@ -185,6 +185,8 @@ static void fd_place_sleep(int id) {
 
 static void fd_place_awake(int id) { fd_place[id].asleep = 0; }
 
+static void fd_place_forget(void) { memset(fd_place, 0, sizeof(fd_place)); }
+
 static void fd_place_apart(int workers) {
     const int here = sched_getcpu();
     for (int id = 0; id < workers; id++) {
@@ -200,6 +202,7 @@ static void fd_place_start(int id) { (void)id; }
 static void fd_place_sleep(int id) { (void)id; }
 static void fd_place_awake(int id) { (void)id; }
 static void fd_place_apart(int workers) { (void)workers; }
+static void fd_place_forget(void) {}
 #endif
 
 static __thread int fd_in_task;
@@ -311,6 +314,7 @@ static void fd_pool_reset(void) {
     pthread_cond_init(&fd_pool.done, NULL);
     fd_pool.workers = fd_pool.sleeping = fd_pool.open = 0;
     atomic_store(&fd_pool.inside, 0);
+    fd_place_forget();
     atomic_store(&fd_pool.generation, 0);
 }
 

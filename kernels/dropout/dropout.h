@@ -51,11 +51,13 @@ typedef struct {
 
 static void dropout_row_f32(const float *const *in, float *out, ptrdiff_t n, const void *parameters) {
     const float *x = in[0], *mask = in[1], scale = (float)((const dropout_parameters *)parameters)->scale;
+    FD_EW_LOOP
     for (ptrdiff_t i = 0; i < n; i++) out[i] = x[i] * (mask[i] * scale);
 }
 
 static void dropout_row_f64(const double *const *in, double *out, ptrdiff_t n, const void *parameters) {
     const double *x = in[0], *mask = in[1], scale = ((const dropout_parameters *)parameters)->scale;
+    FD_EW_LOOP
     for (ptrdiff_t i = 0; i < n; i++) out[i] = x[i] * (mask[i] * scale);
 }
 

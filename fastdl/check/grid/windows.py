@@ -32,7 +32,7 @@ def window_axes(op: str) -> Callable[[str], AxisValues]:
     def axes(direction: str) -> AxisValues:
         common: AxisValues = {
             "values": ("normal", "integers", "special"),
-            "size": SIZES,
+            "size": (*SIZES, "1x2x600"),  # the last is wider than any buffer for a piece of a line
             "channels": EDGES,
             "kernel": ("2x2", "1x1", "3x2", "1x4", "5x3"),
             "stride": STRIDES,
