@@ -16,13 +16,14 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import MaxNLocator
 
 OURS, PEERS = "#d1495b", "#8d99ae"
 
 
 def steps(axes, record: dict) -> None:
     """Bars of the median times, the fastest at the bottom, each with its ratio to the book's."""
-    items = list(record["steps"].items())
+    items = sorted(record["steps"].items(), key=lambda item: -item[1]["median"])
     names = [name for name, _ in items]
     medians = [entry["median"] * 1e3 for _, entry in items]
     colors = [OURS if name.startswith("fastdl") else PEERS for name in names]
@@ -44,9 +45,8 @@ def curve(axes, metrics: dict) -> None:
     axes.axhline(100 * best, color=PEERS, linewidth=0.8, linestyle="--")
     axes.set_xlabel("epoch")
     axes.set_ylabel("test accuracy, %")
-    axes.set_title(
-        f"MNIST, {metrics['settings']['dtype']}: {100 * best:.2f}% at best, {seconds / 60:.1f} min of training"
-    )
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title(f"MNIST: {100 * best:.2f}% at best, {seconds / 60:.1f} min of training")
 
 
 def main() -> None:
