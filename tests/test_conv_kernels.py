@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import itertools
 import os
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -195,3 +197,28 @@ def test_relu_in_the_epilogue_keeps_nan_and_clears_negatives(isa):
         problem, np.ones((1, 1), np.float32), b, np.array([-3, 0, 0, 0], np.float32), out, 1
     )
     np.testing.assert_array_equal(out, np.array([[0, np.nan, 0, np.inf]], np.float32))
+
+
+@compiled
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="the peak of a process is read from /proc")
+def test_the_process_never_holds_an_im2col_of_the_input():
+    """All three passes in a process of their own: what they need beyond inputs and outputs is small."""
+    program = """
+import fastdl, numpy as np, re
+from fastdl import functional as F
+fastdl.use_backend("cython")
+def peak():
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024
+rng = np.random.default_rng(0)
+w = rng.standard_normal((32, 32, 3, 3), dtype=np.float32)
+small = rng.standard_normal((1, 32, 8, 8), dtype=np.float32)
+F.conv2d_backward(F.conv2d(small, w, pad=1), small, w, pad=1)  # loads everything
+x = np.ones((8, 128, 128, 32), np.float32).transpose(0, 3, 1, 2)
+before = peak()
+out = F.conv2d(x, w, pad=1)
+F.conv2d_backward(out, x, w, pad=1)
+print(peak() - before - out.nbytes - x.nbytes, 9 * x.nbytes)  # the last: out and dx
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    extra, im2col = map(int, done.stdout.split())
+    assert extra < im2col / 10
