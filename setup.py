@@ -151,7 +151,6 @@ def extensions() -> list[Extension]:
         for isa in levels:
             add(pyx.parent.name, f"_cython_{isa}", isa, [])
 
-    os.environ.setdefault("PYTHONHASHSEED", "0")
     return cythonize(
         found,
         compiler_directives={

@@ -85,8 +85,11 @@ def empty(shape: Shape, dtype: np.dtype[Any] | str, order: str = "nchw", like: A
 
 
 def arranged(a: Array, wanted: Layout) -> Array:
-    """``a`` in the shape and memory order of ``wanted``, itself where it has them: so that a layer's gradient has the
-    order of its input, and the layer before reads both in one (the other order takes a pooling 30 times as long)."""
+    """``a`` in the shape and memory order of ``wanted``, itself where it has them.
+
+    A layer's gradient gets the order of its input this way, so that the layer before reads both in one: the gradient of
+    a 2x2 pooling to 8x8 images took 30 times as long in two.
+    """
     shaped = a.reshape(wanted.shape)
     if shaped.strides == wanted.strides:
         return shaped

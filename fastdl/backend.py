@@ -415,6 +415,10 @@ class Explanation:
         entry = self._texts.setdefault((problem, row.label), [0, row, cap, fallback])
         entry[0] += 1
 
+    def kernels(self) -> list[tuple[Problem, str, int]]:
+        """(problem, label of the row that ran, calls), in the order of the first calls."""
+        return [(problem, label, entry[0]) for (problem, label), entry in self._texts.items()]
+
     def __enter__(self) -> Explanation:
         now = current()
         self._token = _choice.set(Choice(now.backend, now.cap, self))

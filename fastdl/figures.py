@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from ._files import replacing
 
 
 def save_curve(history: Sequence[Mapping[str, Any]], path: str | os.PathLike, title: str = "") -> None:
@@ -36,9 +37,5 @@ def save_curve(history: Sequence[Mapping[str, Any]], path: str | os.PathLike, ti
         axes.grid(alpha=0.3)
     if title:
         figure.suptitle(title)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -141,3 +141,9 @@ def test_every_length(suffix, isa):
             assert out[n] == 77
             error = ulps(out[:n], exact(name, x[:n].astype(WIDER[suffix])))
             assert np.all(error <= ULPS[name, suffix] + OWN[suffix])
+
+
+def test_the_checks_use_the_bounds_that_the_header_states():
+    from fastdl.check import tolerances
+
+    assert {(name, suffix): tolerances.ULPS[name] for name, suffix in ULPS} == ULPS

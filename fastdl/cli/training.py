@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import secrets
 import shlex
 import sys
 import time
@@ -15,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from .._files import replacing
 from .errors import Interrupted, UserError, user_errors
 
 if TYPE_CHECKING:
@@ -130,16 +130,6 @@ def _how_to_go_on(options: Options, trainer: Trainer) -> str:
     return f"{done}; go on with: {shlex.join(['fastdl', *arguments, '--resume'])}"
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes ``text`` to ``path``, whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 class _Report:
     """What the user sees of a training, and the files that it leaves."""
 
@@ -249,15 +239,11 @@ class _Report:
             )
 
     def _close_log(self) -> None:
-        from .. import backend
-
         self._log.__exit__(None, None, None)
-        calls = Counter(self._log.problems)
-        self._log = None
         totals: Counter[tuple[str, str, str, str]] = Counter()
-        for problem, count in calls.items():
-            label = backend.explain(problem).split("->", 1)[1].split()[0]
+        for problem, label, count in self._log.kernels():
             totals[problem.op, problem.direction, problem.storage, label] += count
+        self._log = None
         self.kernels = [
             {"op": op, "direction": direction, "dtype": dtype, "kernel": label, "calls_per_step": count}
             for (op, direction, dtype, label), count in totals.items()
@@ -307,7 +293,8 @@ class _Report:
         folder = self.options.output
         if folder is None:
             return
-        write_atomically(folder / "metrics.json", json.dumps(self.metrics(trainer), indent=1) + "\n")
+        with replacing(folder / "metrics.json") as temporary:
+            temporary.write_text(json.dumps(self.metrics(trainer), indent=1) + "\n")
         if not trainer.interrupted:
             trainer.network.save_params(folder / "params.npz")
         if trainer.history:

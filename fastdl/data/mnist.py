@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import math
 import os
-import secrets
 import struct
 import zlib
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import DTypeLike
 
+from .._files import replacing
 from ._common import Split, prepare_images, prepare_labels
 
 MIRRORS = (
@@ -175,17 +175,14 @@ def _download(cache: Path) -> str:
             continue
         reasons = []
         for mirror in MIRRORS:
-            temporary = cache / f".{file.name}.{secrets.token_hex(4)}.part"
             try:
                 cache.mkdir(parents=True, exist_ok=True)
-                fetch(f"{mirror}{file.name}.gz", str(temporary), None)
-                _verify(temporary, file)
-                os.replace(temporary, cache / f"{file.name}.gz")
+                with replacing(cache / f"{file.name}.gz") as temporary:
+                    fetch(f"{mirror}{file.name}.gz", str(temporary), None)
+                    _verify(temporary, file)
                 break
             except (OSError, ValueError) as error:
                 reasons.append(f"{mirror}{file.name}.gz: {error}")
-            finally:
-                temporary.unlink(missing_ok=True)
         else:
             return "; ".join(reasons)
     return ""

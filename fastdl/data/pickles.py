@@ -13,12 +13,13 @@ import os
 import pickle
 import re
 import reprlib
-import secrets
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
+
+from .._files import replacing
 
 NUMERIC_KINDS = "biufc"
 
@@ -80,18 +81,10 @@ def save_arrays(path: str | os.PathLike, arrays: Mapping[str, np.ndarray]) -> No
         checked[key] = array = np.asarray(value)
         if array.dtype.kind not in NUMERIC_KINDS:
             raise TypeError(f"{path}: expected bool, integer, float or complex arrays, found {key!r} of {array.dtype}")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            with zipfile.ZipFile(file, "w") as archive:
-                for key, array in checked.items():
-                    with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, array, allow_pickle=False)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "x") as archive:
+        for key, array in checked.items():
+            with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 def _read_npz(data: bytes, max_bytes: int) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ static int FD_CAT(gemm_task, SFX)(void *context, ptrdiff_t index) {
     const ptrdiff_t nr = nv * FD_CAT(FD_LANES, SFX), panels = fd_ceil_div(n, nr), wide = panels * nr;
     /* a is copied in the direction in which it is contiguous; the tile takes either. 16 more elements a row keep the
      * rows of a power-of-two block off the same cache sets. */
-    const int across = g->a_row != g->a_size && g->a_col != g->a_row ? 0 : g->a_row == g->a_size;
+    const int across = g->a_row == g->a_size;
     const ptrdiff_t row = across ? 1 : g->kc + 16, step = across ? m + 16 : 1;
     T *a = (T *)rt->push((size_t)(across ? g->kc * step : m * row) * sizeof(T));
     T *b = (T *)rt->push((size_t)(g->kc * wide) * sizeof(T));
