@@ -1,9 +1,10 @@
-"""Builds every ``kernels/<op>/_cython.pyx`` once for each ISA level, as ``fastdl.kernels.<op>._cython_<level>``.
+"""Builds every ``kernels/<op>/_cython.pyx`` once for each ISA level, as ``fastdl.kernels.<op>._cython_<level>``; likewise
+those of the algorithms that have a folder of their own, ``kernels/<op>/<algorithm>/_cython.pyx``.
 
 Python 3.11+, GCC or Clang. Environment: ``FASTDL_NO_EXTENSIONS=1`` builds a pure-Python package (NumPy backend only),
 ``FASTDL_NO_THREADS=1`` serial kernels, ``FASTDL_DEBUG=1`` unoptimised kernels with Cython's bounds checks and the
-compiler's address and undefined-behaviour checks, ``FASTDL_BUILD_ONLY=gemm,conv`` only the kernels of these folders
-(for ``build_ext --inplace`` while working on one).
+compiler's address and undefined-behaviour checks, ``FASTDL_BUILD_ONLY=gemm,conv/winograd`` only the kernels of these
+folders (for ``build_ext --inplace`` while working on one).
 """
 
 import os
@@ -119,13 +120,18 @@ def extensions() -> list[Extension]:
 
     def add(folder: str, module: str, isa: str, include: list[str]) -> None:
         tree = GENERATED / isa
-        sources = {path.name.removesuffix(".in") for path in (kernels / folder).iterdir()}
-        for stale in (tree / folder).glob("*.h"):
-            if stale.name not in sources:  # renamed: it would shadow a header of the same name in _common
-                stale.unlink()
-        for source in sorted([*(kernels / "_common").glob("*.[hp]*"), *(kernels / folder).glob("*.[hp]*")]):
-            if source.suffix in (".h", ".in"):
-                generate(source, tree / source.parent.name / source.name, isa)
+        # An algorithm's folder sees the headers of its op.
+        folders = [folder, *(str(parent) for parent in Path(folder).parents if parent.name)]
+        for name in folders:
+            sources = {path.name.removesuffix(".in") for path in (kernels / name).iterdir()}
+            for stale in (tree / name).glob("*.h"):
+                if stale.name not in sources:  # renamed: it would shadow a header of the same name in _common
+                    stale.unlink()
+        for name in ("_common", *folders):
+            for source in sorted((kernels / name).glob("*.[hp]*")):
+                if source.suffix in (".h", ".in"):
+                    generate(source, tree / name / source.name, isa)
+        headers = [path for name in ("_common", *folders) for path in (tree / name).glob("*.h")]
         # Beside the .pyx, not on Cython's include path: what Cython finds there it puts first on the C compiler's
         # path as well, and one level would be compiled with the headers of another.
         generate(kernels / "_common" / "kernel.pxi", tree / folder / "kernel.pxi", isa)
@@ -133,23 +139,24 @@ def extensions() -> list[Extension]:
         generate(kernels / folder / (module.removesuffix(f"_{isa}") + ".pyx"), pyx, isa)
         found.append(
             Extension(
-                f"fastdl.kernels.{folder}.{module}",
+                f"fastdl.kernels.{folder.replace('/', '.')}.{module}",
                 [str(pyx.relative_to(ROOT))],
-                include_dirs=[str(tree / "_common"), str(tree / folder), *include],
+                include_dirs=[*(str(tree / name) for name in ("_common", *folders)), *include],
                 define_macros=macros,
                 extra_compile_args=[*FLAGS, *threads, *ISA_FLAGS[isa], *sanitize],
                 extra_link_args=[*threads, *sanitize],
-                depends=[str(p) for p in sorted([*tree.glob("_common/*.*"), *(tree / folder).glob("*.h")])],
+                depends=[str(p) for p in sorted([*tree.glob("_common/*.*"), *headers])],
             )
         )
 
     add("_common", "_runtime", "baseline", [numpy.get_include()])
     only = os.environ.get("FASTDL_BUILD_ONLY", "").split(",")
-    for pyx in sorted(kernels.glob("*/_cython.pyx")):
-        if only != [""] and pyx.parent.name not in only:
+    for pyx in sorted(kernels.rglob("_cython.pyx")):
+        folder = pyx.parent.relative_to(kernels).as_posix()
+        if only != [""] and folder not in only:
             continue
         for isa in levels:
-            add(pyx.parent.name, f"_cython_{isa}", isa, [])
+            add(folder, f"_cython_{isa}", isa, [])
 
     return cythonize(
         found,
@@ -183,7 +190,7 @@ setup(
     package_data={
         "fastdl": ["py.typed"],
         "fastdl.data": ["*.npz", "*.md"],
-        "fastdl.kernels": ["*.md", "*/*.pyx", "*/*.pxi", "*/*.h", "*/*.in"],
+        "fastdl.kernels": ["*.md", "**/*.pyx", "**/*.pxi", "**/*.h", "**/*.in"],
     },
     ext_modules=extensions(),
     # Compiling is what takes time: use every core that this process may use.

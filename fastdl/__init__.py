@@ -8,7 +8,8 @@ Importing this package imports no other; every name below is loaded at its first
 ``train``, ``data``                                    the training loop, data sets
 ``use_backend``, ``threads``, ``set_num_threads``,     how functions run; see :mod:`fastdl.backend`
 ``get_num_threads``, ``set_default_dtype``,
-``get_default_dtype``, ``inference``, ``explain``
+``get_default_dtype``, ``set_conv_algorithm``,
+``inference``, ``explain``
 =====================================================  ==========================================================
 """
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
         get_default_dtype,
         get_num_threads,
         inference,
+        set_conv_algorithm,
         set_default_dtype,
         set_num_threads,
         threads,
@@ -60,6 +62,7 @@ _SETTINGS = (
     "get_default_dtype",
     "get_num_threads",
     "inference",
+    "set_conv_algorithm",
     "set_default_dtype",
     "set_num_threads",
     "threads",

@@ -9,6 +9,7 @@ setting          process-wide                                    in a context   
 backend          :func:`set_backend`                             :func:`use_backend`     ``FASTDL_BACKEND``
 threads          :func:`set_num_threads`                         :func:`threads`         ``FASTDL_NUM_THREADS``
 ISA level        (the CPU's)                                     :func:`isa`             ``FASTDL_ISA``
+convolutions     :func:`set_conv_algorithm`                      :func:`conv_algorithm`  ``FASTDL_CONV_ALGORITHM``
 default dtype    :func:`set_default_dtype`
 inference        (off)                                           :func:`inference`
 ===============  ==============================================  ======================  ===========================
@@ -42,8 +43,10 @@ __all__ = [
     "Explanation",
     "KernelError",
     "available_backends",
+    "conv_algorithm",
     "explain",
     "get_backend",
+    "get_conv_algorithm",
     "get_default_dtype",
     "get_isa",
     "get_num_threads",
@@ -53,6 +56,7 @@ __all__ = [
     "missing",
     "run",
     "set_backend",
+    "set_conv_algorithm",
     "set_default_dtype",
     "set_num_threads",
     "threads",
@@ -67,19 +71,21 @@ BACKENDS = ("auto", *registry.BACKENDS)
 
 
 class Choice:
-    """Backend and ISA cap of a context. Equal only to itself, so that it is a cheap part of a key."""
+    """Backend, ISA cap and convolution algorithm of a context. Equal only to itself, so that it is a cheap part of a
+    key."""
 
-    __slots__ = ("_siblings", "backend", "cap", "log")
+    __slots__ = ("_siblings", "backend", "cap", "conv", "log")
 
-    def __init__(self, backend: str, cap: str, log: Explanation | None = None) -> None:
+    def __init__(self, backend: str, cap: str, conv: str, log: Explanation | None = None) -> None:
         self.backend = backend
         self.cap = cap
+        self.conv = conv
         self.log = log
-        self._siblings = {(backend, cap): self}
+        self._siblings = {(backend, cap, conv): self}
 
-    def replace(self, backend: str | None = None, cap: str | None = None) -> Choice:
+    def replace(self, backend: str | None = None, cap: str | None = None, conv: str | None = None) -> Choice:
         """The one choice with these values and this one's log."""
-        key = (backend or self.backend, cap or self.cap)
+        key = (backend or self.backend, cap or self.cap, conv or self.conv)
         found = self._siblings.get(key)
         if found is None:
             found = Choice(*key, self.log)
@@ -112,8 +118,16 @@ def _checked_backend(name: str, what: str) -> str:
     return name
 
 
+def _checked_algorithm(name: str, what: str) -> str:
+    if name not in registry.CONV_ALGORITHMS:
+        raise ValueError(f"{what} must be one of {', '.join(map(repr, registry.CONV_ALGORITHMS))}, not {name!r}")
+    return name
+
+
 _process_choice = Choice(
-    _checked_backend(os.environ.get("FASTDL_BACKEND", "auto").lower(), "FASTDL_BACKEND"), registry.environment_cap()
+    _checked_backend(os.environ.get("FASTDL_BACKEND", "auto").lower(), "FASTDL_BACKEND"),
+    registry.environment_cap(),
+    _checked_algorithm(os.environ.get("FASTDL_CONV_ALGORITHM", "auto").lower(), "FASTDL_CONV_ALGORITHM"),
 )
 _choice: ContextVar[Choice | None] = ContextVar("fastdl.choice", default=None)
 
@@ -184,6 +198,33 @@ def isa(level: str) -> Iterator[None]:
     if level not in registry.LEVELS:
         raise ValueError(f"the ISA level must be one of {', '.join(registry.LEVELS)}, not {level!r}")
     token = _choice.set(current().replace(cap=level))
+    try:
+        yield
+    finally:
+        _choice.reset(token)
+
+
+def get_conv_algorithm() -> str:
+    """How convolutions are computed in this context: a name that :func:`set_conv_algorithm` takes."""
+    return current().conv
+
+
+def set_conv_algorithm(name: str) -> None:
+    """Sets how convolutions are computed, process-wide; a surrounding :func:`conv_algorithm` block keeps its own.
+
+    ``"auto"`` is the algorithm that a fixed cost model expects to be the fastest, ``"direct"`` that without Winograd's
+    (every product is computed, and on small integers the result is exact), ``"winograd"`` Winograd's wherever it can
+    run: 3x3 and 5x5 filters of stride 1. Its float32 results may differ from the direct ones in the last two or three
+    of their 24 bits; ``fastdl check`` shows the bound. Raises ``ValueError`` for another name.
+    """
+    global _process_choice
+    _process_choice = _process_choice.replace(conv=_checked_algorithm(name, "the convolution algorithm"))
+
+
+@contextmanager
+def conv_algorithm(name: str) -> Iterator[None]:
+    """Sets how convolutions are computed inside the block, for this context only."""
+    token = _choice.set(current().replace(conv=_checked_algorithm(name, "the convolution algorithm")))
     try:
         yield
     finally:
@@ -352,20 +393,21 @@ def _warn_once(key: tuple[str, ...], message: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=level)
 
 
-def _choose(problem: Problem, backend: str, cap: str) -> tuple[registry.Row, Kernel, str]:
+def _choose(problem: Problem, choice: Choice) -> tuple[registry.Row, Kernel, str]:
     """Row, its function, and why it is a fallback (or nothing)."""
+    backend, cap, conv = choice.backend, choice.cap, choice.conv
     if backend != "auto":
         try:
-            return *registry.choose(problem, backend, cap), ""
+            return *registry.choose(problem, backend, cap, conv), ""
         except ImportError as error:
             raise KernelError(f"{backend} kernels of {problem.op} cannot be loaded: {error}") from error
     reason = missing("cython")
     if not reason:
         try:
-            return *registry.choose(problem, "cython", cap), ""
+            return *registry.choose(problem, "cython", cap, conv), ""
         except (KernelError, ImportError) as error:
             reason = str(error)
-    return *registry.choose(problem, "numpy", cap), reason
+    return *registry.choose(problem, "numpy", cap, conv), reason
 
 
 def kernel(problem: Problem, choice: Choice | None = None) -> Kernel:
@@ -376,7 +418,7 @@ def kernel(problem: Problem, choice: Choice | None = None) -> Kernel:
     """
     if choice is None:
         choice = current()
-    row, function, fallback = _choose(problem, choice.backend, choice.cap)
+    row, function, fallback = _choose(problem, choice)
     if fallback and missing("cython"):
         _warn_once(("cython",), f"fastdl runs on its slow NumPy reference: {fallback}")
     elif fallback:
@@ -389,7 +431,7 @@ def kernel(problem: Problem, choice: Choice | None = None) -> Kernel:
     record = choice.log._record
 
     def recorded(problem: Problem, *args: Any) -> None:
-        record(problem, row, choice.cap, fallback)
+        record(problem, row, choice, fallback)
         function(problem, *args)
 
     return recorded
@@ -410,9 +452,9 @@ class Explanation:
         self.problems: list[Problem] = []
         self._texts: dict[tuple[Problem, str], list[Any]] = {}
 
-    def _record(self, problem: Problem, row: registry.Row, cap: str, fallback: str) -> None:
+    def _record(self, problem: Problem, row: registry.Row, choice: Choice, fallback: str) -> None:
         self.problems.append(problem)
-        entry = self._texts.setdefault((problem, row.label), [0, row, cap, fallback])
+        entry = self._texts.setdefault((problem, row.label), [0, row, choice, fallback])
         entry[0] += 1
 
     def kernels(self) -> list[tuple[Problem, str, int]]:
@@ -421,7 +463,7 @@ class Explanation:
 
     def __enter__(self) -> Explanation:
         now = current()
-        self._token = _choice.set(Choice(now.backend, now.cap, self))
+        self._token = _choice.set(Choice(now.backend, now.cap, now.conv, self))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -429,8 +471,8 @@ class Explanation:
 
     def __str__(self) -> str:
         texts = []
-        for (problem, _), (count, row, cap, fallback) in self._texts.items():
-            text = _text(problem, row, cap, fallback)
+        for (problem, _), (count, row, choice, fallback) in self._texts.items():
+            text = _text(problem, row, choice, fallback)
             if count > 1:
                 first, _, rest = text.partition("\n")
                 text = f"{first}, {count} calls\n{rest}"
@@ -440,8 +482,8 @@ class Explanation:
     __repr__ = __str__
 
 
-def _text(problem: Problem, row: registry.Row, cap: str, fallback: str) -> str:
-    text = registry.explain(problem, row.backend, cap)
+def _text(problem: Problem, row: registry.Row, choice: Choice, fallback: str) -> str:
+    text = registry.explain(problem, row.backend, choice.cap, choice.conv)
     return f"{text}\n  fallback to {row.backend}: {fallback}" if fallback else text
 
 
@@ -467,8 +509,8 @@ def explain(call: Problem | str | Callable[..., Any] | None = None, /, *args: An
         return Explanation()
     if isinstance(call, Problem):
         choice = current()
-        row, _, fallback = _choose(call, choice.backend, choice.cap)
-        return _text(call, row, choice.cap, fallback)
+        row, _, fallback = _choose(call, choice)
+        return _text(call, row, choice, fallback)
     if isinstance(call, str):
         from . import functional
 

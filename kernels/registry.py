@@ -19,6 +19,8 @@ from .problem import Problem
 #: x86-64 psABI levels, lowest first: any CPU; AVX2 + FMA + F16C; AVX-512 F, BW, CD, DQ, VL. Elsewhere only the first.
 LEVELS = ("baseline", "v3", "v4")
 BACKENDS = ("numpy", "cython")
+#: How convolutions may be computed: by the cheapest row, without Winograd's, or by Winograd's wherever one is eligible.
+CONV_ALGORITHMS = ("auto", "direct", "winograd")
 
 _FLOATS = ("float32", "float64", "float16", "bfloat16")
 _log = logging.getLogger("fastdl.dispatch")
@@ -34,7 +36,7 @@ class Row(NamedTuple):
     isa: str  # a member of LEVELS, or "any"
     storage: tuple[str, ...]
     eligible: Callable[[Problem], bool | str]  # True, or the reason why not
-    cost: Callable[[Problem], float]  # smaller is preferred; only compared within one backend and level
+    cost: Callable[[Problem, str], float]  # (problem, isa) -> rough ns on one thread; compared within backend and level
     workspace: Callable[[Problem, str, int], int]  # (problem, isa, threads) -> bytes of scratch, at most
     target: str  # "module:function"
 
@@ -42,6 +44,11 @@ class Row(NamedTuple):
     def label(self) -> str:
         """``backend/algorithm/isa``, as ``explain`` and the tables print it."""
         return f"{self.backend}/{self.algorithm}" + ("" if self.isa == "any" else f"/{self.isa}")
+
+    @property
+    def is_winograd(self) -> bool:
+        """Whether the row computes with transformed tiles: fewer products, and larger rounding errors."""
+        return self.algorithm.startswith("winograd")
 
 
 class KernelError(RuntimeError):
@@ -52,7 +59,7 @@ def _always(problem: Problem) -> bool:
     return True
 
 
-def _free(problem: Problem) -> float:
+def _free(problem: Problem, isa: str) -> float:
     return 0.0
 
 
@@ -78,18 +85,22 @@ def _rows(
     *,
     storage: tuple[str, ...] = _FLOATS,
     eligible: Callable[[Problem], bool | str] = _always,
-    cost: Callable[[Problem], float] = _free,
+    cost: Callable[[Problem, str], float] = _free,
     workspace: Callable[[Problem, str, int], int] = _no_workspace,
 ) -> list[Row]:
-    """The rows of one algorithm: the reference, and the compiled one at each ISA level."""
+    """The rows of one algorithm at each ISA level, after the reference where ``folder`` is the op's own.
+
+    ``folder`` is that of the op, or ``"conv.winograd"`` for an algorithm that has a folder of its own in there.
+    """
     rows = []
     package = f"{__package__}.{folder}"
     for direction in directions.split():
         name = f"{op}_{direction}"
-        rows.append(
-            Row(op, direction, "numpy", "reference", "any", storage, _always, _free, _no_workspace,
-                f"{package}.reference:{name}")
-        )  # fmt: skip
+        if "." not in folder:
+            rows.append(
+                Row(op, direction, "numpy", "reference", "any", storage, _always, _free, _no_workspace,
+                    f"{package}.reference:{name}")
+            )  # fmt: skip
         rows += [
             Row(op, direction, "cython", algorithm, isa, storage, eligible, cost, workspace,
                 f"{package}._cython_{isa}:{name}")
@@ -168,8 +179,11 @@ def environment_cap() -> str:
     return cap
 
 
-def candidates(problem: Problem, backend: str, cap: str) -> list[tuple[Row, str]]:
-    """Every row of the problem's op and direction with the reason why it is not chosen ("" for the one that is)."""
+def candidates(problem: Problem, backend: str, cap: str, conv: str = "auto") -> list[tuple[Row, str]]:
+    """Every row of the problem's op and direction with the reason why it is not chosen ("" for the one that is).
+
+    ``conv`` is one of ``CONV_ALGORITHMS``.
+    """
     best: Row | None = None
     verdicts: list[tuple[Row, str]] = []
     for row in TABLE:
@@ -183,11 +197,13 @@ def candidates(problem: Problem, backend: str, cap: str) -> list[tuple[Row, str]
             reason = missing
         elif problem.storage not in row.storage:
             reason = f"it stores {', '.join(row.storage)}, not {problem.storage}"
+        elif conv == "direct" and row.is_winograd:
+            reason = "the convolution algorithm is set to direct"
         else:
             verdict = row.eligible(problem)
             reason = "" if verdict is True else str(verdict)
         verdicts.append((row, reason))
-        if not reason and (best is None or _preference(row, problem) < _preference(best, problem)):
+        if not reason and (best is None or _preference(row, problem, conv) < _preference(best, problem, conv)):
             best = row
     return [
         (row, reason or ("" if row is best else f"{best.label} is preferred"))  # type: ignore[union-attr]
@@ -195,8 +211,9 @@ def candidates(problem: Problem, backend: str, cap: str) -> list[tuple[Row, str]
     ]
 
 
-def _preference(row: Row, problem: Problem) -> tuple[int, float]:
-    return (-LEVELS.index(row.isa) if row.isa != "any" else 0, row.cost(problem))
+def _preference(row: Row, problem: Problem, conv: str) -> tuple[int, bool, float]:
+    level = -LEVELS.index(row.isa) if row.isa != "any" else 0
+    return (level, conv == "winograd" and not row.is_winograd, row.cost(problem, row.isa))
 
 
 def load(row: Row) -> Callable[..., Any]:
@@ -206,9 +223,9 @@ def load(row: Row) -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=4096)
-def choose(problem: Problem, backend: str, cap: str) -> tuple[Row, Callable[..., Any]]:
+def choose(problem: Problem, backend: str, cap: str, conv: str = "auto") -> tuple[Row, Callable[..., Any]]:
     """The row that runs ``problem`` and its function; ``KernelError`` with every row's reason where there is none."""
-    verdicts = candidates(problem, backend, cap)
+    verdicts = candidates(problem, backend, cap, conv)
     for row, reason in verdicts:
         if not reason:
             _log.info("%s %s %s %s -> %s", problem.op, problem.direction, problem.shapes, problem.storage, row.label)
@@ -219,9 +236,9 @@ def choose(problem: Problem, backend: str, cap: str) -> tuple[Row, Callable[...,
     raise KernelError(f"no kernel runs {problem.op} {problem.direction} on {problem.storage}:\n{reasons}")
 
 
-def explain(problem: Problem, backend: str, cap: str) -> str:
+def explain(problem: Problem, backend: str, cap: str, conv: str = "auto") -> str:
     """Which kernel runs ``problem`` and why the others do not, one line each."""
     lines = [f"{problem.op} {problem.direction} {problem.shapes} {problem.storage}"]
-    for row, reason in candidates(problem, backend, cap):
+    for row, reason in candidates(problem, backend, cap, conv):
         lines.append(f"  {'->' if not reason else '  '} {row.label:32s} {reason or 'runs'}")
     return "\n".join(lines)

@@ -193,10 +193,10 @@ def test_auto_runs_compiled_kernels():
 def test_auto_falls_back_to_numpy_with_one_warning(monkeypatch):
     choose = registry.choose
 
-    def without_conv(problem, backend, cap):
+    def without_conv(problem, backend, *rest):
         if backend == "cython":
             raise registry.KernelError("no kernel runs this")
-        return choose(problem, backend, cap)
+        return choose(problem, backend, *rest)
 
     monkeypatch.setattr(registry, "choose", without_conv)
     monkeypatch.setattr(settings, "_warned", set())
@@ -224,7 +224,7 @@ def test_auto_without_any_kernel_says_so_once(monkeypatch):
 
 
 def test_kernels_of_an_op_that_cannot_be_loaded(monkeypatch):
-    def broken(problem, backend, cap):
+    def broken(*args):
         raise ImportError("undefined symbol")
 
     monkeypatch.setattr(registry, "choose", broken)

@@ -52,7 +52,7 @@ def run_all(problem, x, w, b, dout, backend, isa, threads):
         function(changed, *args, threads)
 
     call("forward", x, w, b, out, epilogue="bias")
-    call("backward_input", dout, w, dx)
+    call("backward_input", dout, w, None, dx)
     call("backward_weight", dout, x, dw)
     call("backward_bias", dout, db, shapes=(dout.shape,))
     return out, dx, dw, db
@@ -172,7 +172,7 @@ def test_scratch_stays_within_the_declared_workspace_whatever_the_image_size(isa
         problem, x, w, _, dout = arrays(((2, 8, size, size), (16, 8, 3, 3), (1, 1), (1,) * 4, (1, 1), 1), "float32")
         for direction, args in (
             ("forward", (x, w, None, np.empty_like(dout))),
-            ("backward_input", (dout, w, np.empty_like(x))),
+            ("backward_input", (dout, w, None, np.empty_like(x))),
             ("backward_weight", (dout, x, np.empty_like(w))),
         ):
             changed = problem._replace(direction=direction)

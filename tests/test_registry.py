@@ -151,7 +151,7 @@ def test_eligibility_and_cost_decide_among_rows(monkeypatch):
     picky = reference._replace(
         algorithm="picky", eligible=lambda p: "it wants more rows" if p.shapes[0][0] < 10 else True
     )
-    cheap = reference._replace(algorithm="cheap", cost=lambda p: -1.0)
+    cheap = reference._replace(algorithm="cheap", cost=lambda p, isa: -1.0)
     monkeypatch.setattr(registry, "TABLE", (reference, picky, cheap))
     verdicts = {row.algorithm: reason for row, reason in registry.candidates(GEMM, "numpy", "v4")}
     assert verdicts == {

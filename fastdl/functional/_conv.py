@@ -221,7 +221,7 @@ def conv2d_backward(
     dx = dw = db = None
     if run_x is not None:
         dx = out_x.empty()
-        run_x(for_x, dout, w, dx, threads)
+        run_x(for_x, dout, w, None, dx, threads)
         if own_x is not dtype:
             dx = to_dtype(dx, gradient_dtype(own_x, dtype))
     if run_w is not None:

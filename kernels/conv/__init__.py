@@ -9,9 +9,12 @@ where x is 0 outside its borders. ``Problem.shapes == (x, w)`` in all directions
 
 * ``conv2d_forward(problem, x, w, b, out, threads)``: ``epilogue`` is ``"none"`` (b is None, f the identity), ``"bias"``
   or ``"bias_relu"`` (f(v) = 0 where v <= 0, else v: NaN passes).
-* ``conv2d_backward_input(problem, dout, w, dx, threads)``: the gradient of sum(out * dout) by x, as a gather::
+* ``conv2d_backward_input(problem, dout, w, y, dx, threads)``: the gradient of sum(out * dout) by x, as a gather::
 
     dx[n, c, y, x] = sum_{k, r, s} w[k, c, r, s] * dout[n, k, i, j]   over the i, j that read position y, x at tap r, s
+
+  ``epilogue`` is ``"none"`` (y is None) or ``"relu_mask"``: y has the shape and dtype of dx, and dx is 0 where y <= 0.
+  With y = x, the output of a ReLU, that is the gradient by the ReLU's input, without another pass over dx.
 
 * ``conv2d_backward_weight(problem, dout, x, dw, threads)``: ``dw[k, c, r, s] = sum_{n, i, j} dout[n, k, i, j] x[...]``.
 * ``conv2d_backward_bias(problem, dout, db, threads)``: ``db[k] = sum_{n, i, j} dout[n, k, i, j]``.

@@ -19,6 +19,7 @@ cdef extern from "conv_call.h":
         fd_tensor source
         fd_tensor weight
         fd_tensor out
+        const fd_tensor *mask
         int relu
         int groups
         ptrdiff_t mc
@@ -108,10 +109,10 @@ cdef _Axes _axes(key):
     return axes
 
 
-cdef int _gather(problem, source, w, bias, out, int threads) except -1:
+cdef int _gather(problem, source, w, bias, mask, out, int threads) except -1:
     """forward and backward_input: the same loops over other axes."""
     cdef conv_call g
-    cdef fd_tensor bias_tensor
+    cdef fd_tensor bias_tensor, mask_tensor
     cdef fd_tensor *bias_or_null = NULL
     cdef int status
     chosen = plan(problem, ISA)
@@ -120,6 +121,10 @@ cdef int _gather(problem, source, w, bias, out, int threads) except -1:
     if bias is not None:
         fd_tensor_of(bias, &bias_tensor)
         bias_or_null = &bias_tensor
+    g.mask = NULL
+    if mask is not None:
+        fd_tensor_of(mask, &mask_tensor)
+        g.mask = &mask_tensor
     with nogil:
         status = conv_gather_start(&g, bias_or_null, threads)
     return finish(status)
@@ -127,12 +132,12 @@ cdef int _gather(problem, source, w, bias, out, int threads) except -1:
 
 def conv2d_forward(problem, x, w, b, out, int threads):
     """out = f(correlation of x with w, + b)."""
-    _gather(problem, x, w, b, out, threads)
+    _gather(problem, x, w, b, None, out, threads)
 
 
-def conv2d_backward_input(problem, dout, w, dx, int threads):
-    """dx = what each input element contributed, weighted by dout."""
-    _gather(problem, dout, w, None, dx, threads)
+def conv2d_backward_input(problem, dout, w, y, dx, int threads):
+    """dx = what each input element contributed, weighted by dout; 0 where y <= 0."""
+    _gather(problem, dout, w, None, y, dx, threads)
 
 
 def conv2d_backward_weight(problem, dout, x, dw, int threads):

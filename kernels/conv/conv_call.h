@@ -16,6 +16,7 @@ typedef struct {
 typedef struct {
     fd_tensor source, weight, out; /* (N, C, H, W), (K, C/groups, R, S), (N, K, OH, OW) or their mirror images */
     const void *bias;              /* contiguous, compute dtype, or NULL */
+    const fd_tensor *mask;         /* like out, or NULL */
     int relu, groups;
     ptrdiff_t mc, kc, slices;
     int row_classes, column_classes;

@@ -134,6 +134,12 @@ static int FD_CAT(conv_gather_task, SFX)(void *context, ptrdiff_t index) {
             char *to = out->data + n * out->stride[0] + k0 * out->stride[1] +
                        (row->start + i * row->step) * out->stride[2] + (column->start + j * column->step) * out->stride[3];
             FD_CAT(fd_epilogue, SFX)(c + p * wide, bias, g->relu, g->produce);
+            if (g->mask)
+                FD_CAT(fd_relu_mask, SFX)(c + p * wide, g->mask->type,
+                                          g->mask->data + n * g->mask->stride[0] + k0 * g->mask->stride[1] +
+                                              (row->start + i * row->step) * g->mask->stride[2] +
+                                              (column->start + j * column->step) * g->mask->stride[3],
+                                          g->mask->stride[1], g->produce);
             FD_CAT(fd_write, SFX)(out->type, c + p * wide, to, out->stride[1], g->produce);
             if (++j == column->count) {
                 j = 0;

@@ -49,7 +49,9 @@ def conv2d_forward(
     out[...] = epilogue(total, b, problem.epilogue, axis=1)
 
 
-def conv2d_backward_input(problem: Problem, dout: np.ndarray, w: np.ndarray, dx: np.ndarray, threads: int) -> None:
+def conv2d_backward_input(
+    problem: Problem, dout: np.ndarray, w: np.ndarray, y: np.ndarray | None, dx: np.ndarray, threads: int
+) -> None:
     """dx = what each input element contributed, weighted by dout."""
     (n, c, h, width), (top, bottom, left, right) = problem.shapes[0], problem.pads
     padded = np.zeros((n, c, h + top + bottom, width + left + right), problem.compute)
@@ -60,6 +62,8 @@ def conv2d_backward_input(problem: Problem, dout: np.ndarray, w: np.ndarray, dx:
             product = np.tensordot(w[ks, :, r, s], dout[:, ks], (0, 1))
             padded[:, cs, rows, columns] += product.transpose(1, 0, 2, 3)
     dx[...] = padded[:, :, top : top + h, left : left + width]
+    if y is not None:
+        dx[y <= 0] = 0
 
 
 def conv2d_backward_weight(problem: Problem, dout: np.ndarray, x: np.ndarray, dw: np.ndarray, threads: int) -> None:

@@ -80,6 +80,7 @@ def conv_axes(direction: str) -> AxisValues:
         # groups; "depth": one channel in each; "depth2": and two that come out of it
         "groups": ("1", "2", "3", "depth", "depth2"),
         **(epilogues if direction == "forward" else {}),
+        **({"epilogue": ("none", "relu_mask")} if direction == "backward_input" else {}),
         "w_order": ORDERS if direction != "backward_weight" else OUT_ORDERS,
         **ORDER_AXIS,
     }
@@ -134,6 +135,9 @@ def conv(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
         arguments = (
             make.input("dout", out, left, a["order"]),
             make.input("w", weight, right, a["w_order"]),
+            make.input("y", x, "special:1" if values == "special" else "integers:1", a["order"])
+            if a["epilogue"] == "relu_mask"
+            else None,
             make.output("x", x, a["out_order"]),
         )
     else:
