@@ -1,5 +1,5 @@
-"""Builds every ``kernels/<op>/_cython.pyx`` once for each ISA level, as ``fastdl.kernels.<op>._cython_<level>``; likewise
-those of the algorithms that have a folder of their own, ``kernels/<op>/<algorithm>/_cython.pyx``.
+"""Builds every ``kernels/<op>/_cython.pyx`` once for each ISA level, as ``fastdl.kernels.<op>._cython_<level>``;
+likewise those of the algorithms that have a folder of their own, ``kernels/<op>/<algorithm>/_cython.pyx``.
 
 Python 3.11+, GCC or Clang. Environment: ``FASTDL_NO_EXTENSIONS=1`` builds a pure-Python package (NumPy backend only),
 ``FASTDL_NO_THREADS=1`` serial kernels, ``FASTDL_DEBUG=1`` unoptimised kernels with Cython's bounds checks and the

@@ -81,6 +81,7 @@ __all__ = [
     "models",
     "network",
     "optim",
+    "set_conv_algorithm",
     "set_default_dtype",
     "set_num_threads",
     "threads",

@@ -116,7 +116,7 @@ TABLE: tuple[Row, ...] = tuple(
         _rows("im2col", "col2im", "forward", "gather"),
         _rows("gemm", "gemm", "forward", "blocked", workspace=_lazy(".gemm.plan:workspace")),
         _rows("conv", "conv2d", "forward backward_input backward_weight", "implicit_gemm",
-              workspace=_lazy(".conv.plan:workspace")),
+              cost=_lazy(".conv.plan:cost"), workspace=_lazy(".conv.plan:workspace")),
         _rows("conv", "conv2d", "backward_bias", "blocked_sum", workspace=_lazy(".conv.plan:workspace")),
         _rows("pool", "max_pool2d", "forward backward", "gather", workspace=_lazy(".pool:workspace")),
         _rows("pool", "avg_pool2d", "forward backward", "gather", workspace=_lazy(".pool:workspace")),

@@ -14,3 +14,8 @@ def panel_width(isa: str, compute: str, columns: int) -> int:
     """Columns of a packed panel (nr): two vectors, or one where that already holds them all."""
     lanes = VECTOR_BYTES[isa] // itemsize(compute)
     return 2 * lanes if columns > lanes else lanes
+
+
+def macs_per_ns(isa: str, compute: str) -> float:
+    """Multiply-adds that the register tiles do in a nanosecond of one thread, roughly: what cost models divide by."""
+    return {"baseline": 10.0, "v3": 50.0, "v4": 100.0}[isa] / (2 if compute == "float64" else 1)
