@@ -117,6 +117,8 @@ TABLE: tuple[Row, ...] = tuple(
         _rows("gemm", "gemm", "forward", "blocked", workspace=_lazy(".gemm.plan:workspace")),
         _rows("conv", "conv2d", "forward backward_input backward_weight", "implicit_gemm",
               cost=_lazy(".conv.plan:cost"), workspace=_lazy(".conv.plan:workspace")),
+        _rows("conv.direct", "conv2d", "forward backward_input", "direct", eligible=_lazy(".conv.direct.plan:eligible"),
+              cost=_lazy(".conv.direct.plan:cost"), workspace=_lazy(".conv.direct.plan:workspace")),
         _rows("conv", "conv2d", "backward_bias", "blocked_sum", workspace=_lazy(".conv.plan:workspace")),
         _rows("pool", "max_pool2d", "forward backward", "gather", workspace=_lazy(".pool:workspace")),
         _rows("pool", "avg_pool2d", "forward backward", "gather", workspace=_lazy(".pool:workspace")),
