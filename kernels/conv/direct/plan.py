@@ -12,9 +12,9 @@ from ..plan import Axis, macs
 from ..plan import plan as phases
 
 #: Bytes of a block of packed weights (filter rows and columns, cb channels, one panel): L1 holds it with a few rows.
-WEIGHT_BLOCK = 36 * 1024
+WEIGHT_BLOCK = 300 * 1024
 #: Bytes of a chunk's padded rows, at most, while one row of one image needs less: a share of L2.
-CHUNK = 320 * 1024
+CHUNK = 256 * 1024
 #: Output positions of a chunk, about: enough to use each weight often, few enough to keep a panel's sums in L2.
 POSITIONS = 256
 #: More classes of positions (backward_input has as many as the stride) are left to the implicit GEMM.
