@@ -21,7 +21,7 @@ where x is 0 outside its borders. ``Problem.shapes == (x, w)`` in all directions
 
 Arrays have dtype ``storage`` and any strides; b and db any float dtype of at most the compute width. The fast path is
 channels-last memory. Outputs are written completely and must not overlap inputs. An empty batch gives empty outputs and
-zero dw and db. Beyond the borders of x, and of dout in backward_input, a kernel may add products of w with 0 or leave
-them out: where w holds NaN or infinities, the elements that only such taps make NaN may be NaN or not. Sums run in the
+zero dw and db. Beyond the borders of x (of dout in backward_input) a kernel may add products with 0 or leave them
+out: where the other factor holds NaN or infinities, elements that only such products make NaN may be NaN or not. Sums run in the
 compute dtype, in blocks laid down in ``plan.py``, and are rounded to storage once.
 """

@@ -144,6 +144,8 @@ def conv(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
         )
     else:
         left, right = make.products(n * oh * ow, values)
+        if values == "special" and any(pads):
+            left, right = "normal:1", "rare:1"
         arguments = (
             make.input("dout", out, left, a["order"]),
             make.input("x", x, right, a["out_order"]),

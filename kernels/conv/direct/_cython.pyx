@@ -38,6 +38,7 @@ cdef extern from "direct_call.h":
         ptrdiff_t channel_step
         ptrdiff_t slices
     int direct_gather_start(direct_call *g, const fd_tensor *bias, int threads) nogil
+    int direct_weight_start(direct_call *g, int threads) nogil
 
 ISA = __name__.rpartition("_")[2]
 
@@ -65,7 +66,8 @@ cdef int _start(direct_call *g, problem, source, weight, out) except -1:
     fd_tensor_of(out, &g.out)
     g.row_classes = _axes(g.rows, chosen.rows)
     g.column_classes = _axes(g.columns, chosen.columns)
-    g.cb, g.images, g.height, g.width = chosen.cb, chosen.images, chosen.height, chosen.width
+    g.images, g.height, g.width = chosen.chunk
+    g.cb = chosen.cb
     g.panel_step, g.channel_step, g.slices = chosen.panel_step, chosen.channel_step, chosen.slices
     g.groups = problem.groups
     g.relu = problem.epilogue == "bias_relu"
@@ -108,3 +110,13 @@ def conv2d_forward(problem, x, w, b, out, int threads):
 def conv2d_backward_input(problem, dout, w, y, dx, int threads):
     """dx = what each input element contributed, weighted by dout; 0 where y <= 0."""
     _gather(problem, dout, w, None, y, dx, threads)
+
+
+def conv2d_backward_weight(problem, dout, x, dw, int threads):
+    """dw = correlation of x with dout."""
+    cdef direct_call g
+    cdef int status
+    _start(&g, problem, x, dw, dout)
+    with nogil:
+        status = direct_weight_start(&g, threads)
+    finish(status)

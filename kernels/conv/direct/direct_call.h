@@ -66,15 +66,20 @@ static direct_chunk direct_chunk_of(const direct_call *g, ptrdiff_t index) {
 #define T float
 #define SFX f32
 #include "direct_gather.h"
+#include "direct_weight.h"
 #undef T
 #undef SFX
 #define T double
 #define SFX f64
 #include "direct_gather.h"
+#include "direct_weight.h"
 #undef T
 #undef SFX
 
 static int direct_gather_start(direct_call *g, const fd_tensor *bias, int threads) {
     return g->out.type == FD_F64 ? direct_gather_run_f64(g, bias, threads) : direct_gather_run_f32(g, bias, threads);
+}
+static int direct_weight_start(direct_call *g, int threads) {
+    return g->out.type == FD_F64 ? direct_weight_run_f64(g, threads) : direct_weight_run_f32(g, threads);
 }
 #endif

@@ -21,6 +21,20 @@ POSITIONS = 256
 CLASSES = 8
 #: Tasks that a large problem is cut into, at least.
 TASKS = 32
+#: Channels of a block in backward_weight: as many as a cache line of float32 has.
+WEIGHT_CHANNELS = 16
+#: Taps times channels that a task of backward_weight adds up, about: dout is copied once for each such task.
+WEIGHT_ROWS = 576
+#: Bytes of a chunk's panels of dout, at most.
+PANELS = 512 * 1024
+
+
+class Chunk(NamedTuple):
+    """Output positions, in each class, that a task works on at a time."""
+
+    images: int
+    height: int
+    width: int
 
 
 class Plan(NamedTuple):
@@ -28,10 +42,8 @@ class Plan(NamedTuple):
 
     rows: tuple[Axis, ...]
     columns: tuple[Axis, ...]
+    chunk: Chunk
     cb: int  # summed channels of a block
-    images: int  # a chunk: output positions in each class
-    height: int
-    width: int
     panel_step: int  # panels of output channels of a task
     channel_step: int  # backward_weight: summed channels of a task
     slices: int  # backward_weight: partial sums over runs of chunks, added up in order
@@ -65,38 +77,56 @@ def _channels(problem: Problem) -> tuple[int, int]:
     return (k, c) if problem.direction == "backward_input" else (c, k)
 
 
-@functools.lru_cache(maxsize=4096)
-def plan(problem: Problem, isa: str) -> Plan:
-    """Blocks of forward, backward_input and backward_weight."""
-    batch = problem.shapes[0][0]
-    reduce, produce = _channels(problem)
-    rows, columns = phases(problem, isa)[-2:]
-    size = itemsize(problem.compute)
-    if not (rows and columns and rows[0].length and columns[0].length and batch):
-        return Plan(rows, columns, 1, 1, 1, 1, 1, 1, 1)
-    taps = max(len(axis.taps) for axis in rows) * max(len(axis.taps) for axis in columns)
-    nr = panel_width(isa, problem.compute, produce)
-    cb = _even(reduce, max(16, WEIGHT_BLOCK // max(1, taps * nr * size)))
-    height, width = rows[0].length, columns[0].length
+def _chunk(problem: Problem, rows: tuple[Axis, ...], columns: tuple[Axis, ...], channels: int, positions: int) -> Chunk:
+    """About ``positions`` output positions whose source rows of ``channels`` channels fit into L2."""
+    batch, size = problem.shapes[0][0], itemsize(problem.compute)
 
-    def bytes_of(images: int, height: int, width: int) -> int:
-        return images * _span(rows, height) * _span(columns, width) * reduce * size
+    def bytes_of(height: int, width: int) -> int:
+        return max(1, _span(rows, height) * _span(columns, width) * channels * size)
 
-    while width > 32 and bytes_of(1, 1, width) > CHUNK:
+    width = columns[0].length
+    while width > 32 and bytes_of(1, width) > CHUNK:
         width = math.ceil(width / 2)
-    width = _even(columns[0].length, max(width, 1))
-    most = max(1, POSITIONS // width)
-    while most > 1 and bytes_of(1, most, width) > CHUNK:
+    width = _even(columns[0].length, min(width, positions))
+    most = max(1, positions // width)
+    while most > 1 and bytes_of(most, width) > CHUNK:
         most -= 1
     height = _even(rows[0].length, most)
     images = 1
     if height == rows[0].length and width == columns[0].length:
-        images = min(POSITIONS // (height * width), CHUNK // max(1, bytes_of(1, height, width)), batch // TASKS)
-        images = _even(batch, max(images, 1))
-    chunks = math.ceil(batch / images) * math.ceil(rows[0].length / height) * math.ceil(columns[0].length / width)
+        images = _even(batch, max(1, min(positions // (height * width), CHUNK // bytes_of(height, width), batch // TASKS)))
+    return Chunk(images, height, width)
+
+
+@functools.lru_cache(maxsize=4096)
+def plan(problem: Problem, isa: str) -> Plan:
+    """Blocks of forward, backward_input and backward_weight."""
+    batch, groups = problem.shapes[0][0], problem.groups
+    reduce, produce = _channels(problem)
+    rows, columns = phases(problem, isa)[-2:]
+    size = itemsize(problem.compute)
+    if not (rows and columns and rows[0].length and columns[0].length and batch):
+        return Plan(rows, columns, Chunk(1, 1, 1), max(reduce, 1), 1, max(reduce, 1), 1)
+    taps = max(len(axis.taps) for axis in rows) * max(len(axis.taps) for axis in columns)
+    nr = panel_width(isa, problem.compute, produce)
     panels = math.ceil(produce / nr) if produce else 1
-    split = max(1, min(panels, math.ceil(TASKS / (chunks * problem.groups))))
-    return Plan(rows, columns, cb, images, height, width, _even(panels, math.ceil(panels / split)), reduce, 1)
+    if problem.direction == "backward_weight":
+        cb = _even(reduce, WEIGHT_CHANNELS)
+        channel_step = cb * max(1, WEIGHT_ROWS // (cb * taps))
+        positions = max(32, min(POSITIONS, PANELS // (panels * nr * size)))
+        chunk = _chunk(problem, rows, columns, min(channel_step, reduce), positions)
+        tasks = groups * math.ceil(reduce / channel_step) if reduce else 1
+        slices = max(1, min(math.ceil(TASKS / tasks), 16, _chunks(batch, rows, columns, chunk)))
+        return Plan(rows, columns, chunk, cb, panels, channel_step, slices)
+    cb = _even(reduce, max(16, WEIGHT_BLOCK // max(1, taps * nr * size)))
+    chunk = _chunk(problem, rows, columns, reduce, POSITIONS)
+    split = max(1, min(panels, math.ceil(TASKS / (_chunks(batch, rows, columns, chunk) * groups))))
+    return Plan(rows, columns, chunk, cb, _even(panels, math.ceil(panels / split)), max(reduce, 1), 1)
+
+
+def _chunks(batch: int, rows: tuple[Axis, ...], columns: tuple[Axis, ...], chunk: Chunk) -> int:
+    images, height, width = chunk
+    return math.ceil(batch / images) * math.ceil(rows[0].length / height) * math.ceil(columns[0].length / width)
 
 
 def cost(problem: Problem, isa: str) -> float:
@@ -114,7 +144,12 @@ def workspace(problem: Problem, isa: str, threads: int) -> int:
     nr = panel_width(isa, problem.compute, produce)
     wide = math.ceil(produce / nr) * nr
     taps = sum(len(axis.taps) for axis in p.rows) * sum(len(axis.taps) for axis in p.columns)
-    chunk = p.images * _span(p.rows, p.height) * _span(p.columns, p.width) * reduce
-    sums = p.images * p.height * p.width * nr
-    shared = problem.groups * (taps * reduce * wide + produce)
-    return (shared + threads * (chunk + sums)) * size + (threads + 1) * 4 * 128
+    positions = math.prod(p.chunk)
+    source = p.chunk.images * _span(p.rows, p.chunk.height) * _span(p.columns, p.chunk.width)
+    if problem.direction == "backward_weight":
+        shared = p.slices * problem.groups * taps * reduce * wide
+        each = max(source * min(p.channel_step, reduce) + positions * wide, nr * (taps * p.cb + 1))
+    else:
+        shared = problem.groups * (taps * reduce * wide + produce)
+        each = source * reduce + positions * nr
+    return (shared + threads * each) * size + (threads + 1) * 4 * 128
