@@ -8,6 +8,20 @@
  *      +--[c c c]-----------------+              that stay in registers. Strides, dtype and memory order of the arrays
  *            S                                   live in this copy and in the store, the padding in the copy. */
 
+/* Deals n neighbouring channels of one pixel out to blocks of `block`, `step` apart; the last may be shorter. */
+static inline void FD_CAT(direct_deal, SFX)(int type, const char *from, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t block,
+                                            T *to, ptrdiff_t step) {
+    const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX);
+    if (type == (sizeof(T) == 8 ? FD_F64 : FD_F32) && stride == (ptrdiff_t)sizeof(T)) {
+        if (block == lanes)
+            for (; n >= lanes; n -= lanes, from += lanes * stride, to += step) FD_CAT(fd_copy, SFX)(to, (const T *)from, lanes);
+        else if (block == 2 * lanes)
+            for (; n >= 2 * lanes; n -= 2 * lanes, from += 2 * lanes * stride, to += step)
+                FD_CAT(fd_copy, SFX)(to, (const T *)from, 2 * lanes);
+    }
+    for (; n > 0; n -= block, from += block * stride, to += step) FD_CAT(fd_read, SFX)(type, from, stride, to, fd_min(n, block));
+}
+
 /* `channels` channels from `channel` on of a chunk's source, in blocks of cb. */
 static void FD_CAT(direct_fill, SFX)(const fd_tensor *x, const direct_chunk *k, ptrdiff_t channel, ptrdiff_t channels,
                                      ptrdiff_t cb, T *to) {
@@ -32,12 +46,13 @@ static void FD_CAT(direct_fill, SFX)(const fd_tensor *x, const direct_chunk *k, 
                 if (b > a) FD_CAT(fd_read, SFX)(x->type, from, x->itemsize, to + (line + a) * channels, (b - a) * channels);
                 continue;
             }
-            for (ptrdiff_t j = a; j < b; j++, from += x->stride[3])
-                for (ptrdiff_t c = 0; c < channels; c += cb) {
-                    const ptrdiff_t wide = fd_min(cb, channels - c);
-                    FD_CAT(fd_read, SFX)(x->type, from + c * x->stride[1], x->stride[1], to + c * plane + (line + j) * wide,
-                                         wide);
-                }
+            const ptrdiff_t whole = channels - channels % cb, rest = channels - whole; /* the last block is narrower */
+            for (ptrdiff_t j = a; j < b; j++, from += x->stride[3]) {
+                FD_CAT(direct_deal, SFX)(x->type, from, x->stride[1], whole, cb, to + (line + j) * cb, plane * cb);
+                if (rest)
+                    FD_CAT(fd_read, SFX)(x->type, from + whole * x->stride[1], x->stride[1],
+                                         to + whole * plane + (line + j) * rest, rest);
+            }
         }
     }
 }

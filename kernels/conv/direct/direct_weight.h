@@ -17,9 +17,7 @@ static void FD_CAT(direct_panels, SFX)(const direct_call *g, const direct_chunk 
             const char *from = d->data + n * d->stride[0] + group * g->produce * d->stride[1] + q * d->stride[2] +
                                k->p0 * d->stride[3];
             for (ptrdiff_t p = k->p0; p < k->p1; p++, to += nr, from += d->stride[3])
-                for (ptrdiff_t panel = 0; panel < g->panels; panel++)
-                    FD_CAT(fd_read, SFX)(d->type, from + panel * nr * d->stride[1], d->stride[1], to + panel * plane,
-                                         fd_min(nr, g->produce - panel * nr));
+                FD_CAT(direct_deal, SFX)(d->type, from, d->stride[1], g->produce, nr, to, plane);
         }
 }
 
@@ -38,12 +36,17 @@ static int FD_CAT(direct_weight_task, SFX)(void *context, ptrdiff_t index) {
     const ptrdiff_t most = g->panels * g->images * g->height * g->width * nr;
     T *b = (T *)rt->push((size_t)most * sizeof(T));
     if (!a || !b) return FD_NO_MEMORY;
-    memset(b, 0, (size_t)most * sizeof(T)); /* channels that fill up the last panel */
+    /* one panel that lies in memory as the tiles want it is read where it is */
+    const fd_tensor *d = &g->out;
+    const int ready = g->groups == 1 && g->produce == nr && d->itemsize == sizeof(T) && g->width == d->shape[3] &&
+                      d->stride[1] == d->itemsize && d->stride[3] == nr * d->itemsize &&
+                      d->stride[2] == d->shape[3] * d->stride[3];
+    if (!ready) memset(b, 0, (size_t)most * sizeof(T)); /* channels that fill up the last panel */
     for (ptrdiff_t chunk = first; chunk < last; chunk++) {
         const direct_chunk k = direct_chunk_of(g, chunk);
         const ptrdiff_t m = k.p1 - k.p0, image = (k.q1 - k.q0) * m * nr, plane = k.rows.count * k.columns.count;
         FD_CAT(direct_fill, SFX)(&g->source, &k, group * g->reduce + c0, channels, g->cb, a);
-        FD_CAT(direct_panels, SFX)(g, &k, group, b);
+        if (!ready) FD_CAT(direct_panels, SFX)(g, &k, group, b);
         for (ptrdiff_t panel = 0; panel < g->panels; panel++)
             for (ptrdiff_t c = 0; c < channels; c += g->cb)
                 for (ptrdiff_t r = 0; r < row->taps; r++) {
@@ -55,13 +58,15 @@ static int FD_CAT(direct_weight_task, SFX)(void *context, ptrdiff_t index) {
                     const ptrdiff_t q0 = fd_min(fd_max(k.q0, above), k.q1);
                     const ptrdiff_t q1 = fd_max(q0, fd_min(k.q1, high > 0 ? fd_ceil_div(high, row->scale) : 0));
                     T *to = sums + ((panel * inner) + taps * (c0 + c) + r * rows) * nr;
-                    for (ptrdiff_t n = 0; n < k.images; n++)
+                    for (ptrdiff_t n = 0; n < k.images; n++) {
+                        const T *dout = ready ? (const T *)(d->data + (k.n0 + n) * d->stride[0] + k.q0 * d->stride[2])
+                                              : b + (panel * k.images + n) * image;
                         FD_CAT(fd_panel_runs, SFX)(nv, rows, q1 - q0, row->scale * line, m,
                                                    a + (c * k.images + n * wide) * plane +
                                                        ((q0 - k.q0) * row->scale + r) * line,
-                                                   1, column->scale * wide,
-                                                   b + (panel * k.images + n) * image + (q0 - k.q0) * m * nr, nr, to, nr,
+                                                   1, column->scale * wide, dout + (q0 - k.q0) * m * nr, nr, to, nr,
                                                    chunk > first || n > 0);
+                    }
                 }
     }
     return FD_OK;

@@ -21,6 +21,9 @@ POSITIONS = 256
 CLASSES = 8
 #: Tasks that a large problem is cut into, at least.
 TASKS = 32
+#: The same two in backward_weight, whose tiles start anew for each chunk, and whose tasks have sums of their own.
+WEIGHT_POSITIONS = 512
+WEIGHT_TASKS = 16
 #: Channels of a block in backward_weight: as many as a cache line of float32 has.
 WEIGHT_CHANNELS = 16
 #: Taps times channels that a task of backward_weight adds up, about: dout is copied once for each such task.
@@ -113,10 +116,10 @@ def plan(problem: Problem, isa: str) -> Plan:
     if problem.direction == "backward_weight":
         cb = _even(reduce, WEIGHT_CHANNELS)
         channel_step = cb * max(1, WEIGHT_ROWS // (cb * taps))
-        positions = max(32, min(POSITIONS, PANELS // (panels * nr * size)))
+        positions = max(32, min(WEIGHT_POSITIONS, PANELS // (panels * nr * size)))
         chunk = _chunk(problem, rows, columns, min(channel_step, reduce), positions)
         tasks = groups * math.ceil(reduce / channel_step) if reduce else 1
-        slices = max(1, min(math.ceil(TASKS / tasks), 16, _chunks(batch, rows, columns, chunk)))
+        slices = max(1, min(math.ceil(WEIGHT_TASKS / tasks), _chunks(batch, rows, columns, chunk)))
         return Plan(rows, columns, chunk, cb, panels, channel_step, slices)
     cb = _even(reduce, max(16, WEIGHT_BLOCK // max(1, taps * nr * size)))
     chunk = _chunk(problem, rows, columns, reduce, POSITIONS)
