@@ -5,7 +5,8 @@ With x (N, C, H, W), w (K, C/groups, R, S), out (N, K, OH, OW) by ``geometry.win
     out[n, k, i, j] = f(sum_{c, r, s} w[k, c, r, s] * x[n, g*C/groups + c, i*stride_h + r*dilation_h - top,
                                                                            j*stride_w + s*dilation_w - left] + b[k])
 
-where x is 0 outside its borders. ``Problem.shapes == (x, w)`` in all directions but backward_bias, which has (dout,).
+where x is 0 outside its borders. ``Problem.shapes == (x, w)`` in all directions but backward_bias, which has (dout,). ``Problem.orders`` are those of the
+inputs: (x, w), (dout, w), (dout, x) and (dout,).
 
 * ``conv2d_forward(problem, x, w, b, out, threads)``: ``epilogue`` is ``"none"`` (b is None, f the identity), ``"bias"``
   or ``"bias_relu"`` (f(v) = 0 where v <= 0, else v: NaN passes).

@@ -151,4 +151,5 @@ def conv(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
             make.input("x", x, right, a["out_order"]),
             make.output("w", weight, a["w_order"]),
         )
-    return p, arguments, ("x", "w")
+    listed = {"forward": ("x", "w"), "backward_input": ("dout", "w"), "backward_weight": ("dout", "x")}
+    return p, arguments, listed[direction]
