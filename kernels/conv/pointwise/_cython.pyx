@@ -18,7 +18,7 @@ cdef extern from "pointwise_call.h":
         ptrdiff_t pixels
         ptrdiff_t block
         ptrdiff_t slices
-        ptrdiff_t channel_step
+        ptrdiff_t panel_step
     int pointwise_start(pointwise_call *g, const fd_tensor *bias, int threads) nogil
     int pointwise_weight_start(pointwise_call *g, int threads) nogil
 
@@ -30,7 +30,7 @@ cdef int _start(pointwise_call *g, problem, source, weight, out) except -1:
     fd_tensor_of(source, &g.source)
     fd_tensor_of(weight, &g.weight)
     fd_tensor_of(out, &g.out)
-    g.block, g.channel_step, g.slices = plan(problem, ISA)
+    g.block, g.panel_step, g.slices = plan(problem, ISA)
     g.pixels = g.source.shape[0] * g.source.shape[2] * g.source.shape[3]
     g.relu = problem.epilogue == "bias_relu"
     g.mask = NULL

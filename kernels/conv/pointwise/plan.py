@@ -15,18 +15,19 @@ BLOCK = 128 * 1024
 #: Pixels of a block, at most.
 PIXELS = 112
 #: Pixels of a block in backward_weight, at most, and bytes of its panels of dout.
-WEIGHT_PIXELS = 256
+WEIGHT_PIXELS = 64
 PANELS = 512 * 1024
-#: Tasks that backward_weight is cut into, about, and input channels of each.
+#: Bytes of the partial sums of backward_weight, at most, while one slice needs less.
+PARTIAL = 4 * 1024 * 1024
+#: Tasks that backward_weight is cut into, about.
 TASKS = 16
-CHANNELS = 256
 
 
 class Plan(NamedTuple):
     """How one problem is cut into tasks."""
 
     block: int  # pixels
-    channel_step: int  # backward_weight: input channels of a task
+    panel_step: int  # backward_weight: panels of output channels of a task
     slices: int  # backward_weight: partial sums over runs of blocks, added up in order
 
 
@@ -61,11 +62,12 @@ def plan(problem: Problem, isa: str) -> Plan:
         nr = panel_width(isa, problem.compute, produce)
         wide = math.ceil(produce / nr) * nr
         block = max(32, min(WEIGHT_PIXELS, PANELS // max(wide * size, 1)))
-        step = min(CHANNELS, max(reduce, 1))
-        tasks = max(1, math.ceil(reduce / step))
-        slices = max(1, min(math.ceil(TASKS / tasks), math.ceil(n * h * w / block)))
+        panels = max(1, wide // nr)
+        # Slices first: tasks of other panels read x again.
+        slices = max(1, min(TASKS, PARTIAL // max(reduce * wide * size, 1), math.ceil(n * h * w / block)))
+        step = math.ceil(panels / min(panels, math.ceil(TASKS / slices)))
         return Plan(block, step, slices)
-    return Plan(max(28, min(PIXELS, BLOCK // max(reduce * size, 1))), max(reduce, 1), 1)
+    return Plan(max(28, min(PIXELS, BLOCK // max(reduce * size, 1))), 1, 1)
 
 
 def cost(problem: Problem, isa: str) -> float:
@@ -80,7 +82,7 @@ def workspace(problem: Problem, isa: str, threads: int) -> int:
     nr = panel_width(isa, problem.compute, produce)
     wide = math.ceil(produce / nr) * nr
     if problem.direction == "backward_weight":
-        shared, each = p.slices * reduce * wide, p.block * wide
+        shared, each = p.slices * reduce * wide, p.block * p.panel_step * nr
     else:
         shared, each = reduce * wide + produce, p.block * nr
     return (shared + threads * each) * itemsize(problem.compute) + (threads + 1) * 4 * 128

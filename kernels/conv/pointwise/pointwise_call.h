@@ -10,7 +10,7 @@ typedef struct {
     int relu;
     ptrdiff_t reduce, produce, w_reduce, w_produce; /* channels summed over and coming out; the weight's strides in bytes */
     ptrdiff_t pixels, block, slices;                /* of all images together, of a task; partial sums of backward_weight */
-    ptrdiff_t channel_step;                         /* backward_weight: input channels of a task */
+    ptrdiff_t panel_step;                           /* backward_weight: panels of a task */
     ptrdiff_t nr, panels, ahead;
     void *packed, *partial;
 } pointwise_call;
