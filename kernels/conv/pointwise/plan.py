@@ -11,7 +11,7 @@ from ...problem import Problem
 from ..plan import macs
 
 #: Bytes of a block of pixels, at most, while 28 of them need less: a share of L2.
-BLOCK = 128 * 1024
+BLOCK = 256 * 1024
 #: Pixels of a block, at most.
 PIXELS = 112
 #: Pixels of a block in backward_weight, at most, and bytes of its panels of dout.
