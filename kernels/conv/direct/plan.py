@@ -25,10 +25,11 @@ TASKS = 32
 #: The same two in backward_weight, whose tiles start anew for each chunk, and whose tasks have sums of their own.
 WEIGHT_POSITIONS = 512
 WEIGHT_TASKS = 16
-#: Channels of a block in backward_weight: as many as a cache line of float32 has.
-WEIGHT_CHANNELS = 16
-#: Taps times channels that a task of backward_weight adds up, about: dout is copied once for each such task.
-WEIGHT_ROWS = 576
+#: Bytes of a pixel's block of channels in backward_weight.
+WEIGHT_PIXEL = 128
+#: Numbers in the partial sums of backward_weight, at most, while one slice needs less. Tasks that share the channels copy dout
+#: again, slices add up their sums: the first is cheaper where the weight is large, the second where there are many pixels.
+PARTIAL = 2_500_000
 #: Bytes of a chunk's panels of dout, at most.
 PANELS = 512 * 1024
 
@@ -115,12 +116,12 @@ def plan(problem: Problem, isa: str) -> Plan:
     nr = panel_width(isa, problem.compute, produce)
     panels = math.ceil(produce / nr) if produce else 1
     if problem.direction == "backward_weight":
-        cb = _even(reduce, WEIGHT_CHANNELS)
-        channel_step = cb * max(1, WEIGHT_ROWS // (cb * taps))
+        cb = _even(reduce, WEIGHT_PIXEL // size)
+        slices = max(1, min(WEIGHT_TASKS, PARTIAL // max(1, groups * reduce * taps * panels * nr)))
+        channel_step = cb * math.ceil(reduce / cb / math.ceil(WEIGHT_TASKS / (slices * groups))) if reduce else 1
         positions = max(32, min(WEIGHT_POSITIONS, PANELS // (panels * nr * size)))
         chunk = _chunk(problem, rows, columns, min(channel_step, reduce), positions)
-        tasks = groups * math.ceil(reduce / channel_step) if reduce else 1
-        slices = max(1, min(math.ceil(WEIGHT_TASKS / tasks), _chunks(batch, rows, columns, chunk)))
+        slices = min(slices, _chunks(batch, rows, columns, chunk))
         return Plan(rows, columns, chunk, cb, panels, channel_step, slices)
     cb = _even(reduce, max(16, WEIGHT_BLOCK // max(1, taps * nr * size)))
     chunk = _chunk(problem, rows, columns, reduce, POSITIONS)

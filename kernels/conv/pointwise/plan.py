@@ -33,6 +33,8 @@ class Plan(NamedTuple):
 
 def eligible(problem: Problem) -> bool | str:
     """True, or why not."""
+    if problem.storage != problem.compute:
+        return f"{problem.storage} has to be widened: there is nothing to read in place"
     if problem.shapes[1][2:] != (1, 1) or problem.stride != (1, 1) or any(problem.pads) or problem.groups != 1:
         return "it is for 1x1 filters with stride 1, without padding and groups"
     # What is read in place: x, and dout in backward_input.
