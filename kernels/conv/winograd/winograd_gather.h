@@ -210,6 +210,8 @@ static int FD_CAT(winograd_gather_run, SFX)(winograd_call *g, const fd_tensor *b
     int status = FD_OK;
     if (g->out.size == 0) return FD_OK;
     FD_CAT(winograd_set_up, SFX)(g);
+    /* No sum crosses a block, so their number may suit the threads: two blocks of 150 tiles, not 200 and 100. */
+    g->blocks = fd_min(fd_round_up(g->blocks, threads), g->tiles);
     g->u_point = FD_CAT(winograd_odd, SFX)(g->reduce * g->nr);
     const double u = (double)g->groups * g->panels * points * g->u_point;
     g->bias = FD_CAT(fd_load_bias, SFX)(bias, g->groups * g->produce, &status);

@@ -100,28 +100,46 @@ static int FD_CAT(winograd_products_task, SFX)(void *context, ptrdiff_t index) {
     return FD_OK;
 }
 
-/* dw of one summed channel of one group: adds up its slices, transforms, and writes. */
+/* dw of WINOGRAD_CHANNELS summed channels of one group: adds up the slices, transforms, and writes. In the memory order
+ * of weights (k, c, r, s) what is worked out for a vector of k lies far apart: it is written in runs of all these c. */
+#define WINOGRAD_CHANNELS 16
 static int FD_CAT(winograd_finish_task, SFX)(void *context, ptrdiff_t index) {
     const winograd_call *g = (const winograd_call *)context;
     const FD_CAT(winograd_functions, SFX) *f = &FD_CAT(winograd_variants, SFX)[g->variant];
-    const ptrdiff_t group = index / g->reduce, c = index % g->reduce, points = g->n * g->n, wide = g->panels * g->nr;
-    const ptrdiff_t slice = g->groups * points * g->u_point, size = sizeof(T);
-    const T *from = (const T *)g->packed + group * points * g->u_point + c * wide;
-    T sum[36 * LANES], tile[25 * LANES];
+    const fd_tensor *w = &g->weight;
+    const ptrdiff_t runs = fd_ceil_div(g->reduce, WINOGRAD_CHANNELS), group = index / runs;
+    const ptrdiff_t c0 = index % runs * WINOGRAD_CHANNELS, channels = fd_min(WINOGRAD_CHANNELS, g->reduce - c0);
+    const ptrdiff_t points = g->n * g->n, taps = g->r * g->r, size = sizeof(T);
+    const ptrdiff_t slice = g->groups * points * g->u_point;
+    const T *from = (const T *)g->packed + group * points * g->u_point + c0 * g->panels * g->nr;
+    const int together = w->stride[3] == w->itemsize && w->stride[2] == g->r * w->itemsize &&
+                         g->w_reduce == taps * w->itemsize;
+    T sum[36 * LANES], run[WINOGRAD_CHANNELS * 25];
+    T *tile = (T *)rt->push((size_t)(channels * taps * LANES) * sizeof(T));
+    if (!tile) return FD_NO_MEMORY;
     for (ptrdiff_t k = 0; k < g->produce; k += LANES) {
-        const ptrdiff_t n = fd_min(LANES, g->produce - k);
-        for (ptrdiff_t x = 0; x < points; x++) {
-            FD_CAT(fd_v, SFX) total = *(const FD_CAT(fd_v, SFX) *)(from + x * g->u_point + k);
-            for (ptrdiff_t s = 1; s < g->slices; s++)
-                total += *(const FD_CAT(fd_v, SFX) *)(from + s * slice + x * g->u_point + k);
-            *(FD_CAT(fd_v, SFX) *)(sum + x * LANES) = total;
+        for (ptrdiff_t c = 0; c < channels; c++) {
+            const T *at = from + c * g->panels * g->nr + k;
+            for (ptrdiff_t x = 0; x < points; x++) {
+                FD_CAT(fd_v, SFX) total = *(const FD_CAT(fd_v, SFX) *)(at + x * g->u_point);
+                for (ptrdiff_t s = 1; s < g->slices; s++)
+                    total += *(const FD_CAT(fd_v, SFX) *)(at + s * slice + x * g->u_point);
+                *(FD_CAT(fd_v, SFX) *)(sum + x * LANES) = total;
+            }
+            f->filter_gradient(sum, LANES, (char *)(tile + c * taps * LANES), g->r * LANES * size, LANES * size, g->r, g->r,
+                               NULL, NULL, 0, 0);
         }
-        f->filter_gradient(sum, LANES, (char *)tile, g->r * LANES * size, LANES * size, g->r, g->r, NULL, NULL, 0, 0);
-        char *to = g->weight.data + group * g->w_group + c * g->w_reduce + k * g->w_produce;
-        for (ptrdiff_t r = 0; r < g->r; r++)
-            for (ptrdiff_t s = 0; s < g->r; s++)
-                FD_CAT(fd_store, SFX)(g->weight.type, tile + (r * g->r + s) * LANES,
-                                      to + r * g->weight.stride[2] + s * g->weight.stride[3], g->w_produce, n);
+        for (ptrdiff_t j = 0; j < fd_min(LANES, g->produce - k); j++) {
+            char *to = w->data + group * g->w_group + c0 * g->w_reduce + (k + j) * g->w_produce;
+            for (ptrdiff_t i = 0; i < channels * taps; i++) run[i] = tile[i * LANES + j];
+            if (together) {
+                FD_CAT(fd_store, SFX)(w->type, run, to, w->itemsize, channels * taps);
+                continue;
+            }
+            for (ptrdiff_t i = 0; i < channels * taps; i++)
+                FD_CAT(fd_store, SFX)(w->type, run + i, to + i / taps * g->w_reduce + i % taps / g->r * w->stride[2] +
+                                      i % g->r * w->stride[3], 0, 1);
+        }
     }
     return FD_OK;
 }
@@ -155,9 +173,11 @@ static int FD_CAT(winograd_weight_run, SFX)(winograd_call *g, int threads) {
         }
     }
     if (!status)
-        status = rt->parallel_for(FD_CAT(winograd_finish_task, SFX), g, g->groups * g->reduce, threads,
+        status = rt->parallel_for(FD_CAT(winograd_finish_task, SFX), g,
+                                  g->groups * fd_ceil_div(g->reduce, WINOGRAD_CHANNELS), threads,
                                   (double)copies * points * g->reduce * g->produce / 8);
     rt->release(mark);
     return status;
 }
+#undef WINOGRAD_CHANNELS
 #undef LANES
