@@ -51,7 +51,10 @@ static void FD_CAT(winograd_read, SFX)(const FD_CAT(winograd_input, SFX) *s, con
         }
         return;
     }
-    for (ptrdiff_t q = a; q < b && n; q++) FD_CAT(fd_load, SFX)(s->from->type, from + q * sw, sc, raw + q * LANES, n);
+    if (n == LANES && sc == s->from->itemsize)
+        for (ptrdiff_t q = a; q < b; q++) FD_CAT(fd_read_vector, SFX)(s->from->type, from + q * sw, raw + q * LANES);
+    else
+        for (ptrdiff_t q = a; q < b && n; q++) FD_CAT(fd_load, SFX)(s->from->type, from + q * sw, sc, raw + q * LANES, n);
 }
 
 /* Transforms tiles i, j..j+count-1 of image `image`; vector v of their channels goes to to + v * vector, its n * n
@@ -165,7 +168,9 @@ static void FD_CAT(winograd_store, SFX)(const winograd_call *g, ptrdiff_t t, ptr
             FD_CAT(fd_epilogue, SFX)(value, bias, g->relu, n);
             if (y) FD_CAT(fd_relu_mask, SFX)(value, mask->type, y + r * mask->stride[2] + s * mask->stride[3],
                                              mask->stride[1], n);
-            FD_CAT(fd_write, SFX)(out->type, value, to + r * out->stride[2] + s * out->stride[3], out->stride[1], n);
+            char *at = to + r * out->stride[2] + s * out->stride[3];
+            if (n == LANES && out->stride[1] == out->itemsize) FD_CAT(fd_write_vector, SFX)(out->type, value, at);
+            else FD_CAT(fd_write, SFX)(out->type, value, at, out->stride[1], n);
         }
 }
 
