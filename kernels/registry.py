@@ -68,7 +68,7 @@ def _no_workspace(problem: Problem, isa: str, threads: int) -> int:
 
 
 def _lazy(target: str, *first: Any) -> Callable[..., Any]:
-    """``target`` ("module:function", below this package) looked up at its first call; ``first`` are its first arguments."""
+    """``target`` ("module:function", below this package) looked up at its first call; ``first``: its first arguments."""
 
     def call(*args: Any) -> Any:
         module, name = target.split(":")

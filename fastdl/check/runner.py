@@ -182,8 +182,8 @@ def compare(
 
     ``bound`` is the error that may lie in an element before it is rounded to the dtype of ``actual``; where it is 0
     everywhere the expectation is ``expected`` rounded once. NaN must meet NaN, an infinity the same one. With
-    ``signed`` the zeros of exact results must have the expected sign. With ``loose``, where the bound is not finite, NaN
-    may stand for anything, and what is not finite must not become finite.
+    ``signed`` the zeros of exact results must have the expected sign. With ``loose``, where the bound is not finite,
+    NaN may stand for anything, and what is not finite must not become finite.
     """
     if actual.size == 0:
         return Deviation()

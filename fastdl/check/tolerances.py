@@ -33,8 +33,8 @@ import numpy as np
 
 from ..kernels.problem import Problem
 from ..kernels.registry import Row
-from .arrays import EXPONENTS, SIGNIFICAND
 from . import winograd
+from .arrays import EXPONENTS, SIGNIFICAND
 from .cases import EXACT_VALUES, Case
 
 Arrays = dict[str, np.ndarray]

@@ -42,8 +42,9 @@ def matrices(results: int, taps: int) -> Matrices:
 def roundings(results: int, taps: int) -> int:
     """Roundings on the longest path from an input to a result, without the sum over channels or tiles.
 
-    In each of two dimensions: the input's transform has 3 operations and a rounded coefficient, the filter's one product
-    for each tap, its sums and a rounded coefficient, the result's 5 operations and a rounded coefficient. One product.
+    In each of two dimensions: the input's transform has 3 operations and a rounded coefficient, the filter's one
+    product for each tap, its sums and a rounded coefficient, the result's 5 operations and a rounded coefficient. One
+    product.
     """
     return 2 * 4 + 2 * (taps + 2) + 2 * 6 + 1
 
@@ -54,7 +55,7 @@ def _both(matrix: np.ndarray, tiles: np.ndarray) -> np.ndarray:
 
 def _tiles(a: np.ndarray, top: int, left: int, down: int, across: int, move: int, size: int) -> np.ndarray:
     """(N, C, down, across, size, size): tiles ``move`` apart from (-top, -left) on, zeros outside of ``a``."""
-    n, c, h, w = a.shape
+    n, c = a.shape[:2]
     high, wide = (down - 1) * move + size, (across - 1) * move + size
     padded = np.zeros((n, c, high, wide))
     y, x = max(top, 0), max(left, 0)
