@@ -68,7 +68,8 @@ def _no_workspace(problem: Problem, isa: str, threads: int) -> int:
 
 
 def _lazy(target: str, *first: Any) -> Callable[..., Any]:
-    """``target`` ("module:function", below this package) looked up at its first call; ``first``: its first arguments."""
+    """``target`` ("module:function", below this package), looked up at its first call and called with ``first`` and
+    what the caller gives."""
 
     def call(*args: Any) -> Any:
         module, name = target.split(":")
