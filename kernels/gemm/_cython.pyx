@@ -2,7 +2,7 @@
 
 include "kernel.pxi"
 
-from fastdl.kernels.gemm.plan import plan
+from fastdl.kernels.gemm.plan import THIN, plan
 
 cdef extern from "gemm_call.h":
     ctypedef struct gemm_call:
@@ -13,6 +13,7 @@ cdef extern from "gemm_call.h":
         ptrdiff_t mc
         ptrdiff_t nc
         ptrdiff_t kc
+        ptrdiff_t thin
     int gemm_start(gemm_call *g, const fd_tensor *bias, int threads) nogil
 
 ISA = __name__.rpartition("_")[2]
@@ -25,6 +26,7 @@ def gemm_forward(problem, a, b, bias, out, int threads):
     cdef fd_tensor *bias_or_null = NULL
     cdef int status
     g.mc, g.kc, g.nc = plan(problem, ISA)
+    g.thin = THIN
     fd_tensor_of(a, &g.a)
     fd_tensor_of(b, &g.b)
     fd_tensor_of(out, &g.out)

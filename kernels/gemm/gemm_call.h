@@ -7,7 +7,7 @@ typedef struct {
     fd_tensor a, b, out;
     const void *bias; /* contiguous, compute dtype, or NULL */
     int relu;
-    ptrdiff_t m, n, k, mc, nc, kc, n_blocks;
+    ptrdiff_t m, n, k, mc, nc, kc, thin, n_blocks;
     ptrdiff_t a_row, a_col, a_size, b_row, b_col; /* bytes */
 } gemm_call;
 

@@ -9,6 +9,10 @@ from .._common.tiling import itemsize, panel_width
 from ..problem import Problem
 
 
+#: Up to so many rows of a, b is read in place.
+THIN = 64
+
+
 class Plan(NamedTuple):
     """Rows, inner length and columns of one block."""
 
@@ -39,5 +43,7 @@ def workspace(problem: Problem, isa: str, threads: int) -> int:
     mc, kc, nc = plan(problem, isa)
     size = itemsize(problem.compute)
     n = problem.shapes[1][1]
-    blocks = mc * (kc + 16) + (mc + 16) * kc + kc * nc + mc * nc
+    wide = panel_width(isa, problem.compute, min(mc, THIN))
+    turned = kc * (THIN + wide) + nc * (THIN + wide + 1) if mc <= THIN else 0  # gemm_thin_task
+    blocks = mc * (kc + 16) + (mc + 16) * kc + kc * nc + mc * nc + turned
     return threads * (blocks * size + 4 * 128) + n * size + 128
