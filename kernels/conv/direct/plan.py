@@ -17,6 +17,8 @@ WEIGHT_BLOCK = 300 * 1024
 #: Bytes of a chunk's padded rows, at most, while one row of an image needs less: half of L2. (Each chunk reads all
 #: weights.)
 CHUNK = 600 * 1024
+#: Output positions of a piece of a row that is cut only because of CHUNK, about.
+NARROWEST = 32
 #: Output positions of a chunk, about: enough to use each weight often, few enough to keep a panel's sums in L2.
 POSITIONS = 256
 #: More classes of positions (backward_input has as many as the stride) are left to the implicit GEMM.
@@ -29,7 +31,7 @@ WEIGHT_TASKS = 16
 #: Bytes of a pixel's block of channels in backward_weight.
 WEIGHT_PIXEL = 128
 #: Numbers in the partial sums of backward_weight, at most, while one slice needs less. Tasks that share the channels
-#: copy dout again, slices add up their sums: the first is cheaper where the weight is large, the second with many pixels.
+#: copy dout again, slices add up their sums: the first is cheaper for large weights, the second for many pixels.
 PARTIAL = 2_500_000
 #: Bytes of a chunk's panels of dout, at most.
 PANELS = 512 * 1024
@@ -91,7 +93,7 @@ def _chunk(problem: Problem, rows: tuple[Axis, ...], columns: tuple[Axis, ...], 
         return max(1, _span(rows, height) * _span(columns, width) * channels * size)
 
     width = columns[0].length
-    while width > 32 and bytes_of(1, width) > CHUNK:
+    while width > NARROWEST and bytes_of(1, width) > CHUNK:
         width = math.ceil(width / 2)
     width = _even(columns[0].length, min(width, positions))
     most = max(1, positions // width)
@@ -103,6 +105,18 @@ def _chunk(problem: Problem, rows: tuple[Axis, ...], columns: tuple[Axis, ...], 
         most = min(positions // (height * width), CHUNK // bytes_of(height, width), batch // TASKS)
         images = _even(batch, max(1, most))
     return Chunk(images, height, width)
+
+
+def _split_weight(problem: Problem, isa: str) -> tuple[int, int, int, int]:
+    """Of backward_weight: channels of a block and of a task; slices and positions of a chunk, if there are enough."""
+    reduce, produce = _channels(problem)
+    size, nr = itemsize(problem.compute), panel_width(isa, problem.compute, produce)
+    wide = math.ceil(produce / nr) * nr
+    cb = _even(reduce, WEIGHT_PIXEL // size)
+    weights = problem.groups * reduce * math.prod(problem.shapes[1][2:]) * wide
+    slices = max(1, min(WEIGHT_TASKS, PARTIAL // max(1, weights)))
+    channel_step = cb * max(1, math.ceil(reduce / cb / math.ceil(WEIGHT_TASKS / (slices * problem.groups))))
+    return cb, channel_step, slices, max(32, min(WEIGHT_POSITIONS, PANELS // max(1, wide * size)))
 
 
 @functools.lru_cache(maxsize=4096)
@@ -118,10 +132,7 @@ def plan(problem: Problem, isa: str) -> Plan:
     nr = panel_width(isa, problem.compute, produce)
     panels = math.ceil(produce / nr) if produce else 1
     if problem.direction == "backward_weight":
-        cb = _even(reduce, WEIGHT_PIXEL // size)
-        slices = max(1, min(WEIGHT_TASKS, PARTIAL // max(1, groups * reduce * taps * panels * nr)))
-        channel_step = cb * math.ceil(reduce / cb / math.ceil(WEIGHT_TASKS / (slices * groups))) if reduce else 1
-        positions = max(32, min(WEIGHT_POSITIONS, PANELS // (panels * nr * size)))
+        cb, channel_step, slices, positions = _split_weight(problem, isa)
         chunk = _chunk(problem, rows, columns, min(channel_step, reduce), positions)
         pixels = batch * rows[0].length * columns[0].length
         slices = max(1, min(slices, _chunks(batch, rows, columns, chunk), pixels // WEIGHT_POSITIONS))
@@ -177,7 +188,8 @@ def _overlap(p: Plan) -> float:
 
 
 def workspace(problem: Problem, isa: str, threads: int) -> int:
-    """Bytes of scratch of all threads together, at most."""
+    """Bytes of scratch of all threads together, at most, of any image: no chunk is larger than CHUNK unless a piece of
+    one row is."""
     p = plan(problem, isa)
     if not p.rows or not p.columns:
         return 0
@@ -186,12 +198,13 @@ def workspace(problem: Problem, isa: str, threads: int) -> int:
     nr = panel_width(isa, problem.compute, produce)
     wide = math.ceil(produce / nr) * nr
     taps = sum(len(axis.taps) for axis in p.rows) * sum(len(axis.taps) for axis in p.columns)
-    positions = math.prod(p.chunk)
-    source = p.chunk.images * _span(p.rows, p.chunk.height) * _span(p.columns, p.chunk.width)
+    piece = _span(p.rows, 1) * _span(p.columns, NARROWEST)
     if problem.direction == "backward_weight":
-        shared = p.slices * problem.groups * taps * reduce * wide
-        each = max(source * min(p.channel_step, reduce) + positions * wide, nr * (taps * p.cb + 1))
+        _, channel_step, slices, positions = _split_weight(problem, isa)
+        shared = slices * problem.groups * taps * reduce * wide
+        source = max(CHUNK // size, piece * min(channel_step, reduce))
+        each = max(source + positions * wide, nr * (taps * p.cb + 1))
     else:
         shared = problem.groups * (taps * reduce * wide + produce)
-        each = source * reduce + positions * nr
+        each = max(CHUNK // size, piece * reduce) + POSITIONS * nr
     return (shared + threads * each) * size + (threads + 1) * 4 * 128
