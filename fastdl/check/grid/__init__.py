@@ -55,6 +55,15 @@ _LARGE_CONV = (
     "values=normal,size=3x13x70,channels=33x40,kernel=3x3,pads=1x1x1x1,order=nhwc,out_order=nhwc",
     "values=normal,size=6x30x29,channels=130x129,kernel=3x3,pads=0x0x0x0,order=nhwc,out_order=nhwc",
     "values=integers,size=2x11x12,channels=17x19,kernel=3x3,groups=3,dilation=2x2,pads=2x2x2x2,order=nhwc,out_order=nhwc",
+    # 1x1, several blocks; three in a row, so that every third case has one
+    "values=wide,size=3x19x11,channels=65x33,kernel=1x1,order=nhwc,out_order=nhwc,w_order=nhwc",
+    "values=integers,size=1x29x30,channels=31x300,kernel=1x1,order=nhwc,out_order=nhwc",
+    "values=normal,size=40x7x6,channels=17x16,kernel=1x1,order=nhwc,out_order=nhwc,w_order=gaps",
+    # strides, rows cut into pieces, images put together, a filter narrower than the stride
+    "values=integers,size=2x31x29,channels=70x65,kernel=3x3,stride=2x2,pads=1x1x1x1,order=nhwc,out_order=nhwc",
+    "values=wide,size=1x5x300,channels=200x33,kernel=3x3,pads=1x1x1x1,order=nhwc,out_order=nhwc,stride=1x2",
+    "values=integers,size=70x5x4,channels=33x17,kernel=2x3,pads=1x0x1x1,order=nhwc,out_order=nhwc",
+    "values=wide,size=2x40x37,channels=40x70,kernel=2x1,stride=3x3,pads=0x1x2x0,order=nhwc,out_order=nhwc",
 )
 _LARGE_PARAMETERS = ("shapes=400x500+1+33x3x3x3,order=nchw", "shapes=300x301+77,order=gaps,values=small")
 

@@ -5,8 +5,8 @@
 
 #define DIRECT_CLASSES 8 /* at most so many classes of positions along an axis: the stride, in backward_input */
 
-/* A class of output positions along one axis, start + step * q for q < count (plan.Axis). Its taps, tap, tap + tap_step,
- * ..., read the neighbouring source positions q * scale + offset, ... + 1, ... */
+/* A class of output positions along one axis, start + step * q for q < count (plan.Axis). Its taps, tap_step apart,
+ * read the neighbouring source positions q * scale + offset, ... + 1, ... */
 typedef struct {
     ptrdiff_t start, step, count, scale, taps, tap, tap_step, offset;
 } direct_axis;
@@ -26,8 +26,8 @@ typedef struct {
     void *packed, *partial;
 } direct_call;
 
-/* The source positions that a run of output positions reads, in all classes of an axis, as they lie in a chunk's buffer:
- * `step` for each output position. Where the filter is narrower than the stride nothing is kept of those in between. */
+/* The source positions that a run of output positions reads, in all classes of an axis, as they lie in a chunk's
+ * buffer: `step` for each output position. Where a filter is narrower than the stride, those in between are missing. */
 typedef struct {
     ptrdiff_t first, count, step, scale, low; /* low: offset of an output position's first source position */
 } direct_span;
@@ -58,7 +58,8 @@ static ptrdiff_t direct_chunks(const direct_call *g) {
 }
 
 static direct_chunk direct_chunk_of(const direct_call *g, ptrdiff_t index) {
-    const ptrdiff_t across = fd_ceil_div(g->columns[0].count, g->width), down = fd_ceil_div(g->rows[0].count, g->height);
+    const ptrdiff_t across = fd_ceil_div(g->columns[0].count, g->width);
+    const ptrdiff_t down = fd_ceil_div(g->rows[0].count, g->height);
     direct_chunk c;
     c.p0 = index % across * g->width;
     c.q0 = index / across % down * g->height;

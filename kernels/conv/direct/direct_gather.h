@@ -1,12 +1,13 @@
-/* Direct convolution: padded rows of the source times packed weights. Included for each compute dtype, with T and SFX.
+/* Direct convolution: padded rows of the source times packed weights. Included for each compute dtype, with T and SFX
+ * defined.
  *
- *   rows of a chunk, zero-padded:                A task copies the source rows that its output positions read, once, into
- *      +--------------------------+              a buffer [block of channels][image][row][column][cb]. There the taps s
- *   r0 | 0 c c c c c c c c c c  0 |              and the channels of an output position are neighbours: one filter row is
- *   r1 | 0[c c c]c c c c c c c  0 |              one run of S * cb values. A register tile walks over R such runs, for
- *   r2 | 0[c c c]c c c c c c c  0 |              several neighbours of an output row, scale * cb values apart, with sums
- *      +--[c c c]-----------------+              that stay in registers. Strides, dtype and memory order of the arrays
- *            S                                   live in this copy and in the store, the padding in the copy. */
+ *   rows of a chunk, zero-padded:       A task copies the source rows that its output positions read, once, into a
+ *      +--------------------------+     buffer [block of channels][image][row][column][cb]. There the taps s and the
+ *   r0 | 0 c c c c c c c c c c  0 |     channels of an output position are neighbours: one filter row is one run of
+ *   r1 | 0[c c c]c c c c c c c  0 |     S * cb values. A tile walks over R such runs, for several neighbours of
+ *   r2 | 0[c c c]c c c c c c c  0 |     an output row, stride * cb values apart, with sums that stay in registers.
+ *      +--[c c c]-----------------+     Strides, dtype and memory order of the arrays live in this copy and in the
+ *            S                          store, the padding in the copy. */
 
 /* Deals n neighbouring channels of one pixel out to blocks of `block`, `step` apart; the last may be shorter. */
 static inline void FD_CAT(direct_deal, SFX)(int type, const char *from, ptrdiff_t stride, ptrdiff_t n, ptrdiff_t block,
@@ -14,12 +15,14 @@ static inline void FD_CAT(direct_deal, SFX)(int type, const char *from, ptrdiff_
     const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX);
     if (type == (sizeof(T) == 8 ? FD_F64 : FD_F32) && stride == (ptrdiff_t)sizeof(T)) {
         if (block == lanes)
-            for (; n >= lanes; n -= lanes, from += lanes * stride, to += step) FD_CAT(fd_copy, SFX)(to, (const T *)from, lanes);
+            for (; n >= lanes; n -= lanes, from += lanes * stride, to += step)
+                FD_CAT(fd_copy, SFX)(to, (const T *)from, lanes);
         else if (block == 2 * lanes)
             for (; n >= 2 * lanes; n -= 2 * lanes, from += 2 * lanes * stride, to += step)
                 FD_CAT(fd_copy, SFX)(to, (const T *)from, 2 * lanes);
     }
-    for (; n > 0; n -= block, from += block * stride, to += step) FD_CAT(fd_read, SFX)(type, from, stride, to, fd_min(n, block));
+    for (; n > 0; n -= block, from += block * stride, to += step)
+        FD_CAT(fd_read, SFX)(type, from, stride, to, fd_min(n, block));
 }
 
 /* `channels` channels from `channel` on of a chunk's source, in blocks of cb. */
@@ -61,8 +64,9 @@ static void FD_CAT(direct_fill, SFX)(const fd_tensor *x, const direct_chunk *k, 
 /* ---- forward and backward_input ---------------------------------------------------------------------------------- */
 
 /* Finishes and writes `count` neighbours of an output row, n channels each; inlined with n and the rest constant. */
-static inline __attribute__((always_inline)) void FD_CAT(direct_emit, SFX)(T *c, ptrdiff_t count, ptrdiff_t nr, ptrdiff_t n,
-                                                                           const T *bias, int relu, char *to, ptrdiff_t step) {
+static inline __attribute__((always_inline)) void FD_CAT(direct_emit, SFX)(T *c, ptrdiff_t count, ptrdiff_t nr,
+                                                                           ptrdiff_t n, const T *bias, int relu,
+                                                                           char *to, ptrdiff_t step) {
     for (ptrdiff_t j = 0; j < count; j++, c += nr, to += step) {
         FD_CAT(fd_epilogue, SFX)(c, bias, relu, n);
         FD_CAT(fd_copy, SFX)((T *)to, c, n);
@@ -70,10 +74,12 @@ static inline __attribute__((always_inline)) void FD_CAT(direct_emit, SFX)(T *c,
 }
 
 /* Positions q of one class of rows, p0..p1-1 of one class of columns, n channels from channel k0 on. */
-static void FD_CAT(direct_store, SFX)(const direct_call *g, const direct_axis *row, const direct_axis *column, ptrdiff_t image,
-                                      ptrdiff_t q, ptrdiff_t p0, ptrdiff_t p1, ptrdiff_t k0, ptrdiff_t n, T *c) {
+static void FD_CAT(direct_store, SFX)(const direct_call *g, const direct_axis *row, const direct_axis *column,
+                                      ptrdiff_t image, ptrdiff_t q, ptrdiff_t p0, ptrdiff_t p1, ptrdiff_t k0,
+                                      ptrdiff_t n, T *c) {
     const fd_tensor *out = &g->out, *mask = g->mask;
-    const ptrdiff_t y = row->start + q * row->step, x = column->start + p0 * column->step, lanes = FD_CAT(FD_LANES, SFX);
+    const ptrdiff_t y = row->start + q * row->step, x = column->start + p0 * column->step;
+    const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX);
     const T *bias = g->bias ? (const T *)g->bias + k0 : NULL;
     char *to = out->data + image * out->stride[0] + k0 * out->stride[1] + y * out->stride[2] + x * out->stride[3];
     const ptrdiff_t move = column->step * out->stride[3], nr = g->nr;
@@ -86,8 +92,8 @@ static void FD_CAT(direct_store, SFX)(const direct_call *g, const direct_axis *r
         FD_CAT(fd_epilogue, SFX)(c, bias, g->relu, n);
         if (mask)
             FD_CAT(fd_relu_mask, SFX)(c, mask->type,
-                                      mask->data + image * mask->stride[0] + k0 * mask->stride[1] + y * mask->stride[2] +
-                                          (x + j * column->step) * mask->stride[3],
+                                      mask->data + image * mask->stride[0] + k0 * mask->stride[1] +
+                                          y * mask->stride[2] + (x + j * column->step) * mask->stride[3],
                                       mask->stride[1], n);
         FD_CAT(fd_write, SFX)(out->type, c, to, out->stride[1], n);
     }
@@ -109,7 +115,8 @@ static void FD_CAT(direct_tiles, SFX)(const direct_call *g, const direct_chunk *
                 const ptrdiff_t first = fd_min(fd_max(-y, 0), row->taps);
                 const ptrdiff_t last = fd_max(first, fd_min(g->source.shape[2] - y, row->taps));
                 const ptrdiff_t line = (q - k->q0) * k->rows.step + row->offset - k->rows.low + first;
-                const T *at = a + c0 * plane + ((n * k->rows.count + line) * width + column->offset - k->columns.low) * wide;
+                const ptrdiff_t pixel = (n * k->rows.count + line) * width + column->offset - k->columns.low;
+                const T *at = a + c0 * plane + pixel * wide;
                 FD_CAT(fd_panel_runs, SFX)(nv, m, last - first, width * wide, inner, at, k->columns.step * wide, 1,
                                            b + first * inner * nr, nr, sums, nr, c0 > 0);
             }
@@ -134,8 +141,9 @@ static int FD_CAT(direct_gather_task, SFX)(void *context, ptrdiff_t index) {
             const ptrdiff_t inner = row->taps * column->taps * g->reduce;
             for (ptrdiff_t panel = panel0; panel < panel1 && p1 > k.p0; panel++) {
                 const ptrdiff_t k0 = panel * nr, n = fd_min(nr, g->produce - k0);
+                const T *weights = class_at + (group * g->panels + panel) * inner * nr;
                 T *sums = c;
-                FD_CAT(direct_tiles, SFX)(g, &k, row, column, a, class_at + (group * g->panels + panel) * inner * nr, c);
+                FD_CAT(direct_tiles, SFX)(g, &k, row, column, a, weights, c);
                 for (ptrdiff_t image = k.n0; image < k.n0 + k.images; image++)
                     for (ptrdiff_t q = k.q0; q < q1; q++, sums += (p1 - k.p0) * nr)
                         FD_CAT(direct_store, SFX)(g, row, column, image, q, k.p0, p1, group * g->produce + k0, n, sums);
@@ -157,7 +165,8 @@ static int FD_CAT(direct_gather_run, SFX)(direct_call *g, const fd_tensor *bias,
     g->bias = FD_CAT(fd_load_bias, SFX)(bias, g->groups * g->produce, &status);
     g->packed = rt->push((size_t)weights * sizeof(T));
     if (!g->packed) status = FD_NO_MEMORY;
-    if (!status) status = rt->parallel_for(FD_CAT(direct_pack_task, SFX), g, g->groups * g->panels, threads, weights / 2);
+    if (!status)
+        status = rt->parallel_for(FD_CAT(direct_pack_task, SFX), g, g->groups * g->panels, threads, weights / 2);
     if (!status) /* about 50 multiply-adds a nanosecond on one thread */
         status = rt->parallel_for(FD_CAT(direct_gather_task, SFX), g,
                                   direct_chunks(g) * g->groups * fd_ceil_div(g->panels, g->panel_step), threads,

@@ -5,8 +5,8 @@ static inline ptrdiff_t FD_CAT(direct_weights, SFX)(const direct_call *g, int rc
     return g->groups * g->panels * g->rows[rc].taps * g->columns[cc].taps * g->reduce * g->nr;
 }
 
-/* One panel of one group in all classes. Of a weight in (K, C, R, S) order each tap takes one value in R * S: 16 channels
- * at a time stay in L1 until all taps are picked out. */
+/* One panel of one group in all classes. Of a weight in (K, C, R, S) order each tap takes one value in R * S: 16
+ * channels at a time stay in L1 until all taps are picked out. */
 static int FD_CAT(direct_pack_task, SFX)(void *context, ptrdiff_t index) {
     const direct_call *g = (const direct_call *)context;
     const ptrdiff_t panel = index % g->panels, group = index / g->panels, nr = g->nr;

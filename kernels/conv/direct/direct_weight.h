@@ -1,8 +1,9 @@
 /* Gradient of the weight. Included for each compute dtype, with T and SFX defined.
  *
- * dw[r][s, c][k] = sum over pixels of x[row + r][column + s, c] * dout[pixel][k]. In a chunk's padded rows (direct_gather.h)
- * the taps s and the channels of a block are neighbours, S * cb of them: rows of the register tile, whose inner loop goes
- * over the chunk's pixels, output row by output row, and reads panels of dout, [panel][image][row][column][nr].
+ * dw[r][s, c][k] = sum over pixels of x[row + r][column + s, c] * dout[pixel][k]. In a chunk's padded rows
+ * (direct_gather.h) the taps s and the channels of a block are neighbours, S * cb of them: rows of the register tile,
+ * whose inner loop goes over the chunk's pixels, output row by output row, and reads panels of dout,
+ * [panel][image][row][column][nr].
  *
  * The chunks are cut into `slices` runs. A task adds up channel_step channels over one of them into sums of its own,
  * [group][panel][block of channels][r][s][channel][nr], a chunk at a time in registers; the slices are then added in
@@ -72,8 +73,8 @@ static int FD_CAT(direct_weight_task, SFX)(void *context, ptrdiff_t index) {
     return FD_OK;
 }
 
-/* Adds up the slices of one block of channels and one panel, and writes them to dw, across: the sums have neighbouring k,
- * dw has neighbouring taps or channels. */
+/* Adds up the slices of one block of channels and one panel, and writes them to dw, across: the sums have neighbouring
+ * k, dw has neighbouring taps or channels. */
 static int FD_CAT(direct_weight_sum, SFX)(void *context, ptrdiff_t index) {
     const direct_call *g = (const direct_call *)context;
     const fd_tensor *dw = &g->weight;
@@ -106,7 +107,8 @@ static int FD_CAT(direct_weight_sum, SFX)(void *context, ptrdiff_t index) {
         else
             for (ptrdiff_t tap = 0; tap < taps; tap++)
                 FD_CAT(fd_store, SFX)(dw->type, across + j * many + tap * wide,
-                                      to + tap / g->columns->taps * dw->stride[2] + tap % g->columns->taps * dw->stride[3],
+                                      to + tap / g->columns->taps * dw->stride[2] +
+                                          tap % g->columns->taps * dw->stride[3],
                                       g->w_reduce, wide);
     }
     return FD_OK;
@@ -118,7 +120,8 @@ static int FD_CAT(direct_weight_run, SFX)(direct_call *g, int threads) {
     if (g->weight.size == 0) return FD_OK;
     g->nr = FD_CAT(fd_panel_vectors, SFX)(g->produce) * FD_CAT(FD_LANES, SFX);
     g->panels = fd_ceil_div(g->produce, g->nr);
-    const double sums = (double)g->slices * g->groups * g->panels * g->nr * g->reduce * g->rows->taps * g->columns->taps;
+    const double weights = (double)g->groups * g->panels * g->nr * g->reduce * g->rows->taps * g->columns->taps;
+    const double sums = g->slices * weights;
     const double pixels = (double)g->source.shape[0] * g->rows->count * g->columns->count;
     g->partial = rt->push((size_t)sums * sizeof(T));
     if (!g->partial) return FD_NO_MEMORY;
@@ -126,10 +129,10 @@ static int FD_CAT(direct_weight_run, SFX)(direct_call *g, int threads) {
     status = pixels == 0 ? FD_OK
                          : rt->parallel_for(FD_CAT(direct_weight_task, SFX), g,
                                             g->slices * g->groups * fd_ceil_div(g->reduce, g->channel_step), threads,
-                                            pixels * sums / g->slices / 50);
+                                            pixels * weights / 50);
     if (!status)
-        status = rt->parallel_for(FD_CAT(direct_weight_sum, SFX), g, g->groups * g->panels * fd_ceil_div(g->reduce, g->cb),
-                                  threads, sums / 4);
+        status = rt->parallel_for(FD_CAT(direct_weight_sum, SFX), g,
+                                  g->groups * g->panels * fd_ceil_div(g->reduce, g->cb), threads, sums / 4);
     rt->release(mark);
     return status;
 }

@@ -1,7 +1,7 @@
 /* 1x1 convolution as a matrix product that reads the pixels where they are. Included for each compute dtype, with T and
  * SFX defined.
  *
- *   pixel | c c c c |  x  packed weights  =  | k k k |     A task owns a block of pixels: rows of the register tile, C apart.
+ *   pixel | c c c c |  x  packed weights  =  | k k k |     A task owns a block of pixels: rows of the tile, C apart.
  *   pixel | c c c c |     [panel][c][nr]     | k k k |     Full panels are written to channels-last memory in place. */
 
 static int FD_CAT(pointwise_pack_task, SFX)(void *context, ptrdiff_t panel) {
@@ -13,8 +13,8 @@ static int FD_CAT(pointwise_pack_task, SFX)(void *context, ptrdiff_t panel) {
 }
 
 /* Finishes `m` pixels of one panel, ld apart, and writes them unless they are in place already. */
-static void FD_CAT(pointwise_store, SFX)(const pointwise_call *g, ptrdiff_t p0, ptrdiff_t m, ptrdiff_t k0, ptrdiff_t n, T *c,
-                                         ptrdiff_t ld, int in_place) {
+static void FD_CAT(pointwise_store, SFX)(const pointwise_call *g, ptrdiff_t p0, ptrdiff_t m, ptrdiff_t k0, ptrdiff_t n,
+                                         T *c, ptrdiff_t ld, int in_place) {
     const T *bias = g->bias ? (const T *)g->bias + k0 : NULL;
     if (in_place && !bias && !g->relu && !g->mask) return;
     for (ptrdiff_t i = 0; i < m; i++, c += ld) {
@@ -23,7 +23,8 @@ static void FD_CAT(pointwise_store, SFX)(const pointwise_call *g, ptrdiff_t p0, 
             FD_CAT(fd_relu_mask, SFX)(c, g->mask->type, pointwise_at(g->mask, p0 + i) + k0 * g->mask->stride[1],
                                       g->mask->stride[1], n);
         if (!in_place)
-            FD_CAT(fd_write, SFX)(g->out.type, c, pointwise_at(&g->out, p0 + i) + k0 * g->out.stride[1], g->out.stride[1], n);
+            FD_CAT(fd_write, SFX)(g->out.type, c, pointwise_at(&g->out, p0 + i) + k0 * g->out.stride[1],
+                                  g->out.stride[1], n);
     }
 }
 
@@ -40,7 +41,7 @@ static int FD_CAT(pointwise_task, SFX)(void *context, ptrdiff_t index) {
     const T *x = (const T *)g->source.data + p0 * g->reduce;
     T *sums = (T *)rt->push((size_t)(g->block * nr) * sizeof(T));
     if (!sums) return FD_NO_MEMORY;
-    /* the pixels of the task that this thread probably runs next are fetched into L2 meanwhile, a share with each tile */
+    /* the pixels of the task that this thread probably runs next are fetched meanwhile, a share with each tile */
     const ptrdiff_t next = p0 + g->ahead * g->block, calls = fd_ceil_div(m, 28) * g->panels;
     const char *ahead = (const char *)(x + g->ahead * g->block * g->reduce);
     const ptrdiff_t bytes = fd_max(0, fd_min(g->block, g->pixels - next)) * g->reduce * (ptrdiff_t)sizeof(T);
@@ -80,24 +81,25 @@ static int FD_CAT(pointwise_run, SFX)(pointwise_call *g, const fd_tensor *bias, 
 
 /* ---- backward_weight ----------------------------------------------------------------------------------------------
  *
- * dw[c][k] = sum over pixels of x[pixel][c] * dout[pixel][k]: channels are the rows of the tile, its inner loop goes over
- * the pixels of a block. The blocks are cut into `slices` runs; a task adds up panel_step panels over one of them,
+ * dw[c][k] = sum over pixels of x[pixel][c] * dout[pixel][k]: channels are the rows of the tile, its inner loop goes
+ * over the pixels of a block. The blocks are cut into `slices` runs; a task adds up panel_step panels over one of them,
  * [slice][panel][c][nr], and the slices are added in their order. */
 
 /* Pixels p0..p0+m-1 of dout, panels panel0..panel1-1: [panel][pixel][nr]. */
-static void FD_CAT(pointwise_panels, SFX)(const pointwise_call *g, ptrdiff_t p0, ptrdiff_t m, ptrdiff_t panel0, ptrdiff_t panel1,
-                                          T *to) {
+static void FD_CAT(pointwise_panels, SFX)(const pointwise_call *g, ptrdiff_t p0, ptrdiff_t m, ptrdiff_t panel0,
+                                          ptrdiff_t panel1, T *to) {
     const fd_tensor *d = &g->out;
-    const ptrdiff_t nr = g->nr, lanes = FD_CAT(FD_LANES, SFX), whole = fd_min(panel1, g->produce / nr);
+    const ptrdiff_t nr = g->nr, plane = g->block * nr, lanes = FD_CAT(FD_LANES, SFX);
+    const ptrdiff_t whole = fd_min(panel1, g->produce / nr);
     const int native = d->stride[1] == (ptrdiff_t)sizeof(T);
     for (ptrdiff_t p = 0; p < m; p++, to += nr) {
         const char *from = pointwise_at(d, p0 + p);
         ptrdiff_t panel = panel0;
         if (native && nr == 2 * lanes)
             for (; panel < whole; panel++)
-                FD_CAT(fd_copy, SFX)(to + (panel - panel0) * g->block * nr, (const T *)from + panel * nr, 2 * lanes);
+                FD_CAT(fd_copy, SFX)(to + (panel - panel0) * plane, (const T *)from + panel * nr, 2 * lanes);
         for (; panel < panel1; panel++)
-            FD_CAT(fd_read, SFX)(d->type, from + panel * nr * d->stride[1], d->stride[1], to + (panel - panel0) * g->block * nr,
+            FD_CAT(fd_read, SFX)(d->type, from + panel * nr * d->stride[1], d->stride[1], to + (panel - panel0) * plane,
                                  fd_min(nr, g->produce - panel * nr));
     }
 }
@@ -116,18 +118,19 @@ static int FD_CAT(pointwise_weight_task, SFX)(void *context, ptrdiff_t index) {
     memset(b, 0, (size_t)(g->panel_step * plane) * sizeof(T)); /* channels that fill up the last panel */
     for (ptrdiff_t block = first; block < last; block++) {
         const ptrdiff_t p0 = block * g->block, m = fd_min(g->block, g->pixels - p0), next = p0 + g->block;
-        const ptrdiff_t after = block + 1 < last ? fd_min(g->block, g->pixels - next) : 0, calls = parts * (panel1 - panel0);
+        const ptrdiff_t after = block + 1 < last ? fd_min(g->block, g->pixels - next) : 0; /* pixels of the next one */
+        const ptrdiff_t calls = parts * (panel1 - panel0), size = (ptrdiff_t)sizeof(T);
         const int in_place = flat && g->produce == nr;
         if (!in_place) FD_CAT(pointwise_panels, SFX)(g, p0, m, panel0, panel1, b);
         for (ptrdiff_t panel = 0; panel < panel1 - panel0; panel++)
             for (ptrdiff_t part = 0; part < parts; part++) {
                 const ptrdiff_t i = c * part / parts, rows = c * (part + 1) / parts - i, call = panel * parts + part;
-                FD_CAT(fd_panel, SFX)(nv, rows, m, x + p0 * c + i, 1, c, in_place ? dout + p0 * nr : b + panel * plane, nr,
-                                      sums + (panel * c + i) * nr, nr, block > first);
-                FD_CAT(pointwise_fetch, SFX)((const char *)(x + next * c), after * c * (ptrdiff_t)sizeof(T), call, calls);
+                FD_CAT(fd_panel, SFX)(nv, rows, m, x + p0 * c + i, 1, c, in_place ? dout + p0 * nr : b + panel * plane,
+                                      nr, sums + (panel * c + i) * nr, nr, block > first);
+                FD_CAT(pointwise_fetch, SFX)((const char *)(x + next * c), after * c * size, call, calls);
                 if (flat && g->panel_step == g->panels)
-                    FD_CAT(pointwise_fetch, SFX)((const char *)(dout + next * g->produce),
-                                                 after * g->produce * (ptrdiff_t)sizeof(T), call, calls);
+                    FD_CAT(pointwise_fetch, SFX)((const char *)(dout + next * g->produce), after * g->produce * size,
+                                                 call, calls);
             }
     }
     return FD_OK;

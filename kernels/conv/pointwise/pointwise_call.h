@@ -8,9 +8,10 @@ typedef struct {
     const fd_tensor *mask;         /* like out, or NULL */
     const void *bias;              /* contiguous, compute dtype, or NULL */
     int relu;
-    ptrdiff_t reduce, produce, w_reduce, w_produce; /* channels summed over and coming out; the weight's strides in bytes */
-    ptrdiff_t pixels, block, slices;                /* of all images together, of a task; partial sums of backward_weight */
-    ptrdiff_t panel_step;                           /* backward_weight: panels of a task */
+    ptrdiff_t reduce, produce;       /* channels summed over, and coming out */
+    ptrdiff_t w_reduce, w_produce;   /* the weight's strides in bytes */
+    ptrdiff_t pixels, block, slices; /* of all images together, of a task; partial sums of backward_weight */
+    ptrdiff_t panel_step;            /* backward_weight: panels of a task */
     ptrdiff_t nr, panels, ahead;
     void *packed, *partial;
 } pointwise_call;
