@@ -17,7 +17,7 @@ import fnmatch
 import importlib.util
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -124,7 +124,9 @@ def estimate(passes: Sequence[Pass], peaks: Peaks | None, participants: int, tur
     return total
 
 
-def measure(each: Pass, settings: Sequence[Settings], turns: Turns, peers: bool, say: Any) -> list[Measurement]:
+def measure(
+    each: Pass, settings: Sequence[Settings], turns: Turns, peers: bool, say: Callable[[str], Any]
+) -> list[Measurement]:
     """All participants of one pass. An interrupt comes out as KeyboardInterrupt, with the times in its argument."""
     layer, direction, dtype, threads = each
     prepared = Prepared(layer, direction, dtype)
@@ -136,7 +138,7 @@ def measure(each: Pass, settings: Sequence[Settings], turns: Turns, peers: bool,
         participants.append(Participant(setting.name, found.call, setting.context))
     first = next(iter(ran.values()))[0]
     if peers:
-        for name, found in _peers(prepared, threads, say):
+        for name, found in peers_of(prepared, threads, say):
             ran[name] = found, registry.available_levels()[-1] if registry.available_levels() else "any"
             participants.append(Participant(name, found.call))
     times: dict[str, list[float]] = {}
@@ -174,8 +176,8 @@ def measure(each: Pass, settings: Sequence[Settings], turns: Turns, peers: bool,
     return measurements
 
 
-def _peers(prepared: Prepared, threads: int, say: Any) -> Iterator[tuple[str, Ran]]:
-    """Those that can do it; a word about the others."""
+def peers_of(prepared: Prepared, threads: int, say: Callable[[str], Any]) -> Iterator[tuple[str, Ran]]:
+    """PyTorch's ways that work, after their comparison with what fastdl computed; a word about the others."""
     import torch
     from peers import torch_ops
 

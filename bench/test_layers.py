@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import suite
 from calls import Prepared, Settings, applies
+from layers import peers_of
 
 pytest.importorskip("pytest_benchmark")
 
@@ -33,12 +34,8 @@ def prepared(layer: suite.Layer, direction: str, dtype: str, threads: int) -> di
         settings.name: (case.ours(settings).call, settings.context)
     }
     if importlib.util.find_spec("torch") is not None:
-        import torch
-        from peers import torch_ops
-
-        torch.set_num_threads(threads)
-        for name, call, outputs_of in torch_ops.peers(layer, direction, case.operands):
-            found[name] = case.peer(call, outputs_of).call, nullcontext
+        for name, ran in peers_of(case, threads, print):
+            found[name] = ran.call, nullcontext
     return found
 
 
@@ -66,12 +63,10 @@ def test_layer(benchmark, request, layer, direction, participant):
         pytest.skip(f"no case in {dtype}")
     if participant.startswith("torch"):
         pytest.importorskip("torch")
-    try:
-        call, context = prepared(layer, direction, dtype, threads)[participant]
-    except RuntimeError as error:
-        if "not implemented" not in str(error):
-            raise
-        pytest.skip(str(error).splitlines()[0])
+    found = prepared(layer, direction, dtype, threads)
+    if participant not in found:
+        pytest.skip(f"PyTorch has no kernel for this in {dtype}")
+    call, context = found[participant]
     benchmark.group = f"{layer.name} {direction}"
     benchmark.extra_info.update(group=layer.group, op=layer.op, dtype=dtype, threads=threads, participant=participant)
     time.sleep(0.03)  # the threads of another library may still spin

@@ -136,7 +136,8 @@ def _batch_norm(torch: Any, t: Arrays, o: Arrays) -> Made:
 
 def _batch_norm_inference(torch: Any, t: Arrays, o: Arrays) -> Made:
     norm = torch.nn.functional.batch_norm
-    return lambda: norm(t["x"], t["mean"], t["var"], t["gamma"], t["beta"], False, 0.0, 1e-5), ("out",)
+    mean, var = t["mean"].to(t["x"].dtype), t["var"].to(t["x"].dtype)  # one dtype for all, as in a net in float16
+    return lambda: norm(t["x"], mean, var, t["gamma"], t["beta"], False, 0.0, 1e-5), ("out",)
 
 
 def _batch_norm_backward(torch: Any, t: Arrays, o: Arrays) -> Made:
