@@ -248,7 +248,7 @@ def main(command: Sequence[str] | None = None) -> int:
         except OSError as error:
             errors.print(f"{options.json} could not be written: {error}", style="bold red")
             return 2
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 150)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 220)
     for table in (layer_table(record), *summary_tables(record)):
         console.print(table)
     if wrong:

@@ -551,7 +551,7 @@ def test_ratios_are_to_the_better_peer(bench):
     assert bars["float16 convolution"] == "16.00×"
     assert bars["float16 convolution against own float32"] == "2.00×"
     assert "float64 convolution" not in bars and "pooling" not in bars
-    assert bars["float32 v3, large stride-1 layers, of its peak"] == "10%"
+    assert bars["float32 v3, large stride-1 layers, of its peak (direct)"] == "10%"
 
 
 def test_networks_agree_before_they_are_timed(bench, monkeypatch):
