@@ -206,6 +206,8 @@ class Settings(NamedTuple):
     def context(self) -> AbstractContextManager[Any]:
         """In which the calls are made."""
         stack = ExitStack()
+        if registry.available_levels():  # a kernel that is missing is an error and not a slow reference
+            stack.enter_context(backend.use_backend("cython"))
         stack.enter_context(backend.threads(self.threads))
         stack.enter_context(backend.conv_algorithm(self.conv))
         stack.enter_context(backend.isa(registry.LEVELS[self._cap]))
