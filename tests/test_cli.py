@@ -144,11 +144,11 @@ def test_info_tells_why_so_many_threads():
 
 
 def test_info_is_loud_without_extensions(run, monkeypatch):
-    from fastdl.cli import machine
+    from fastdl.bench import machine
 
-    monkeypatch.setattr(machine, "_build", lambda: None)
+    monkeypatch.setattr(machine, "build", lambda: None)
     assert "NO COMPILED KERNELS" in run("info")[1]
-    monkeypatch.setattr(machine, "_build", lambda: {"compiler": "cc", "threading": "none"})
+    monkeypatch.setattr(machine, "build", lambda: {"compiler": "cc", "threading": "none"})
     assert "BUILT WITHOUT THREADS" in run("info")[1]
 
 
