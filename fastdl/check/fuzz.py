@@ -176,7 +176,7 @@ def _order(rng: Rng, outputs: bool) -> str:
         return "nchw"
     if kind < 0.8:
         return f"{'mixed' if outputs or rng.random() < 0.6 else 'broadcast'}:{rng.randrange(10**6)}"
-    return rng.choice(("sliced", "gaps", "reversed") if outputs else ("sliced", "gaps", "reversed", "zero"))
+    return rng.choice(("sliced", "gaps", "reversed"))
 
 
 # ---- cases ----------------------------------------------------------------------------------------------------------
