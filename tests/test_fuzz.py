@@ -33,12 +33,6 @@ def test_rows_pass(op):
     assert "passed" in {result.status for result in results}
 
 
-@pytest.mark.slow
-def test_rows_pass_twenty_thousand_cases():
-    results = checker.check(Selection(fuzz=20_000, seed=1))
-    assert not [result.reason for result in results if result.status not in ("passed", "unavailable")]
-
-
 GUARDED = """
 import sys
 from fastdl.check import Selection, check
