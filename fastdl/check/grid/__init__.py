@@ -55,6 +55,8 @@ _LARGE_CONV = (
     "values=normal,size=3x13x70,channels=33x40,kernel=3x3,pads=1x1x1x1,order=nhwc,out_order=nhwc",
     "values=normal,size=6x30x29,channels=130x129,kernel=3x3,pads=0x0x0x0,order=nhwc,out_order=nhwc",
     "values=integers,size=2x11x12,channels=17x19,kernel=3x3,groups=3,dilation=2x2,pads=2x2x2x2,order=nhwc,out_order=nhwc",
+    # backward_input: the first rows and columns meet no tap of the filter
+    "values=integers,size=2x7x5,channels=12x16,kernel=1x1,stride=2x2,pads=1x1x1x1,order=nhwc,out_order=nhwc",
 )
 _LARGE_PARAMETERS = ("shapes=400x500+1+33x3x3x3,order=nchw", "shapes=300x301+77,order=gaps,values=small")
 

@@ -32,10 +32,11 @@ typedef struct {
 } direct_span;
 
 static inline direct_span direct_span_of(const direct_axis *axes, int classes, ptrdiff_t q0, ptrdiff_t q1) {
-    ptrdiff_t low = axes[0].offset, high = axes[0].offset + axes[0].taps;
-    for (int i = 1; i < classes; i++)
+    ptrdiff_t low = PTRDIFF_MAX, high = PTRDIFF_MIN;
+    for (int i = 0; i < classes; i++) /* a stride larger than the filter leaves classes without taps */
         if (axes[i].taps) low = fd_min(low, axes[i].offset), high = fd_max(high, axes[i].offset + axes[i].taps);
-    return (direct_span){q0 * axes[0].scale + low, (q1 - q0 - 1) * axes[0].scale + fd_max(high - low, 0)};
+    if (low > high) low = high = 0;
+    return (direct_span){q0 * axes[0].scale + low, (q1 - q0 - 1) * axes[0].scale + high - low};
 }
 
 /* Which chunk a task works on: a few images, a few rows, a piece of each row. */
