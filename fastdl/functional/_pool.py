@@ -200,7 +200,7 @@ def max_pool2d_backward(
             raise TypeError(f"{op}: indices must have dtype {wanted} for this window, got {indices.dtype}")
         found = remember(key, plan(problem, layout(shape, dtype, "nhwc"), choice))
     dx = found.out.empty()
-    found.kernel(found.problem, dout, indices, dx, backend.get_num_threads())
+    found.kernel(found.problem, dout, indices, None, dx, backend.get_num_threads())
     return dx
 
 
