@@ -53,12 +53,14 @@ static inline ptrdiff_t conv_phase_inner(const conv_call *g, ptrdiff_t phase) {
 #define SFX f32
 #include "conv_gather.h"
 #include "conv_weight.h"
+#include "conv_bias.h"
 #undef T
 #undef SFX
 #define T double
 #define SFX f64
 #include "conv_gather.h"
 #include "conv_weight.h"
+#include "conv_bias.h"
 #undef T
 #undef SFX
 
