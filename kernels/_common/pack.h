@@ -58,29 +58,32 @@ static inline void FD_CAT(fd_epilogue, SFX)(T *restrict c, const T *restrict bia
         for (ptrdiff_t j = 0; j < n; j++) c[j] = c[j] <= 0 ? 0 : c[j];
 }
 
-/* c[j] = 0 where the j-th of n values of y, `stride` bytes apart, is <= 0. Vectors by hand: around the 1-4 of a typical
- * run GCC's own loop costs more than they do (10% of the gradient by 16 channels). */
-static inline void FD_CAT(fd_relu_mask, SFX)(T *restrict c, int type, const char *y, ptrdiff_t stride, ptrdiff_t n) {
-    const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX);
+/* As fd_write, with 0 where the j-th of n values of y, `y_stride` bytes apart and of the dtype of `to`, is <= 0; c may
+ * be changed. */
+static inline void FD_CAT(fd_write_masked, SFX)(int type, T *restrict c, char *restrict to, ptrdiff_t stride,
+                                                const char *restrict y, ptrdiff_t y_stride, ptrdiff_t n) {
+    const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX), size = (ptrdiff_t)sizeof(T);
+    if (type == (sizeof(T) == 8 ? FD_F64 : FD_F32) && stride == size && y_stride == size) {
+        ptrdiff_t j = 0;
+        for (; j + lanes <= n; j += lanes) {
+            const FD_CAT(fd_v, SFX) v = *(const FD_CAT(fd_v, SFX) *)(c + j);
+            const __typeof__(v <= v) cleared = *(const FD_CAT(fd_v, SFX) *)(y + j * size) <= (FD_CAT(fd_v, SFX)){0};
+            *(FD_CAT(fd_v, SFX) *)(to + j * size) = (FD_CAT(fd_v, SFX))((__typeof__(cleared))v & ~cleared);
+            __asm__ volatile(""); /* as in fd_copy */
+        }
+        for (; j < n; j++) {
+            ((T *)to)[j] = ((const T *)y)[j] <= 0 ? 0 : c[j];
+            __asm__ volatile("");
+        }
+        return;
+    }
     T run[64];
     for (ptrdiff_t j0 = 0; j0 < n; j0 += 64) {
         const ptrdiff_t many = fd_min(64, n - j0);
-        const T *from = (const T *)(y + j0 * stride);
-        ptrdiff_t j = 0;
-        if (type != (sizeof(T) == 8 ? FD_F64 : FD_F32) || stride != (ptrdiff_t)sizeof(T)) {
-            FD_CAT(fd_load, SFX)(type, y + j0 * stride, stride, run, many);
-            from = run;
-        }
-        for (; j + lanes <= many; j += lanes) {
-            FD_CAT(fd_v, SFX) *v = (FD_CAT(fd_v, SFX) *)(c + j0 + j);
-            const __typeof__(*v <= *v) cleared = *(const FD_CAT(fd_v, SFX) *)(from + j) <= (FD_CAT(fd_v, SFX)){0};
-            *v = (FD_CAT(fd_v, SFX))((__typeof__(cleared))*v & ~cleared);
-        }
-        for (; j < many; j++) {
-            c[j0 + j] = from[j] <= 0 ? 0 : c[j0 + j];
-            __asm__ volatile("");
-        }
+        FD_CAT(fd_load, SFX)(type, y + j0 * y_stride, y_stride, run, many);
+        for (ptrdiff_t j = 0; j < many; j++) c[j0 + j] = run[j] <= 0 ? 0 : c[j0 + j];
     }
+    FD_CAT(fd_write, SFX)(type, c, to, stride, n);
 }
 
 /* Contiguous bias of n values in the compute dtype on the arena; NULL where there is none. *status says if memory ran

@@ -138,10 +138,11 @@ static int FD_CAT(conv_gather_task, SFX)(void *context, ptrdiff_t index) {
             for (ptrdiff_t q = 0; q < many; q++) {
                 T *sums = c + (p + q) * wide;
                 FD_CAT(fd_epilogue, SFX)(sums, bias, g->relu, g->produce);
+                char *at = to + q * column->step * out->stride[3];
                 if (y)
-                    FD_CAT(fd_relu_mask, SFX)(sums, g->mask->type, y + q * column->step * g->mask->stride[3],
-                                              g->mask->stride[1], g->produce);
-                FD_CAT(fd_write, SFX)(out->type, sums, to + q * column->step * out->stride[3], out->stride[1], g->produce);
+                    FD_CAT(fd_write_masked, SFX)(out->type, sums, at, out->stride[1],
+                                                 y + q * column->step * g->mask->stride[3], g->mask->stride[1], g->produce);
+                else FD_CAT(fd_write, SFX)(out->type, sums, at, out->stride[1], g->produce);
             }
         }
     }
