@@ -67,12 +67,12 @@ def _no_workspace(problem: Problem, isa: str, threads: int) -> int:
     return 0
 
 
-def _lazy(target: str) -> Callable[..., Any]:
-    """``target`` ("module:function", below this package) looked up at its first call."""
+def _lazy(target: str, *first: Any) -> Callable[..., Any]:
+    """``target`` ("module:function", below this package) looked up at its first call; ``first``: its first arguments."""
 
     def call(*args: Any) -> Any:
         module, name = target.split(":")
-        return getattr(importlib.import_module(module, __package__), name)(*args)
+        return getattr(importlib.import_module(module, __package__), name)(*first, *args)
 
     return call
 
@@ -83,6 +83,7 @@ def _rows(
     directions: str,
     algorithm: str,
     *,
+    suffix: str = "",
     storage: tuple[str, ...] = _FLOATS,
     eligible: Callable[[Problem], bool | str] = _always,
     cost: Callable[[Problem, str], float] = _free,
@@ -91,6 +92,7 @@ def _rows(
     """The rows of one algorithm at each ISA level, after the reference where ``folder`` is the op's own.
 
     ``folder`` is that of the op, or ``"conv.winograd"`` for an algorithm that has a folder of its own in there.
+    Functions are called ``<op>_<direction><suffix>``.
     """
     rows = []
     package = f"{__package__}.{folder}"
@@ -103,7 +105,7 @@ def _rows(
             )  # fmt: skip
         rows += [
             Row(op, direction, "cython", algorithm, isa, storage, eligible, cost, workspace,
-                f"{package}._cython_{isa}:{name}")
+                f"{package}._cython_{isa}:{name}{suffix}")
             for isa in LEVELS
         ]  # fmt: skip
     return rows
@@ -118,6 +120,13 @@ TABLE: tuple[Row, ...] = tuple(
         _rows("conv", "conv2d", "forward backward_input backward_weight", "implicit_gemm",
               cost=_lazy(".conv.plan:cost"), workspace=_lazy(".conv.plan:workspace")),
         _rows("conv", "conv2d", "backward_bias", "blocked_sum", workspace=_lazy(".conv.plan:workspace")),
+        *(
+            _rows("conv.winograd", "conv2d", "forward backward_input backward_weight", f"winograd_{name}",
+                  suffix=f"_{name}", eligible=_lazy(".conv.winograd.plan:eligible", variant),
+                  cost=_lazy(".conv.winograd.plan:cost", variant),
+                  workspace=_lazy(".conv.winograd.plan:workspace", variant))
+            for variant, name in enumerate(("4x4_3x3", "2x2_3x3", "2x2_5x5"))
+        ),
         _rows("pool", "max_pool2d", "forward backward", "gather", workspace=_lazy(".pool:workspace")),
         _rows("pool", "avg_pool2d", "forward backward", "gather", workspace=_lazy(".pool:workspace")),
         _rows("pool", "global_avg_pool2d", "forward backward", "blocked_sum", workspace=_lazy(".pool:workspace")),

@@ -110,6 +110,8 @@ class Spec(NamedTuple):
     axes: Callable[[str], dict[str, tuple[str, ...]]]  # direction -> axis -> values; the first one is the default
     make: Callable[[str, Axes, Maker, Callable[..., Problem]], tuple[Problem, Sequence[Argument], Sequence[str]] | None]
     large: tuple[str, ...] = ()  # "axis=value,..." of cases beside the combinations
+    #: "axis=value,..." of corners that some rows live in: further combinations of the other axes
+    corners: tuple[str, ...] = ()
     #: value of an operand "from NAME" out of the arrays that come before it
     derive: Callable[[Problem, Operand, dict[str, np.ndarray]], np.ndarray] | None = None
 
@@ -228,10 +230,18 @@ def _combinations(op: str, direction: str, full: bool) -> tuple[tuple[tuple[str,
     def possible(chosen: Axes) -> bool:
         return make(op, direction, "float32", chosen) is not None
 
+    def parts(text: str) -> Axes:
+        return dict(part.split("=") for part in text.split(","))
+
     combinations = cover(axes, 3 if full else 2, possible, f"{op} {direction}")
     chosen = [tuple(combination.items()) for combination in combinations]
+    for text in spec.corners:
+        fixed = {name: (value,) for name, value in parts(text).items()}
+        if all(name in axes for name in fixed):
+            combinations = cover(axes | fixed, 2 if full else 1, possible, f"{op} {direction} {text}")
+            chosen += [tuple(combination.items()) for combination in combinations]
     for text in spec.large:
-        given = dict(part.split("=") for part in text.split(","))
+        given = parts(text)
         if all(name in axes for name in given):
             chosen.append(tuple((name, given.get(name, values[0])) for name, values in axes.items()))
     return tuple(dict.fromkeys(chosen))

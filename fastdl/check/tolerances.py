@@ -17,6 +17,8 @@ l sqrt(n) u sum|terms| (Higham, Mary, *A New Approach to Probabilistic Rounding 
 41, 2019, theorem 2.4). `roundings` takes the smaller one, with l so large that all elements of a case together miss it
 once in 1e9 cases. A row that documents blocks (`BLOCKS`) is held to them: the path through a block, then the blocks.
 
+**Winograd.** `winograd.py` has the magnitudes and roundings of its transforms.
+
 **Functions.** The kernels' exp, log, tanh and logistic function have the ULP bounds that kernels/_common/vmath.h
 states. NumPy holds its own to 4 ULP.
 """
@@ -31,6 +33,7 @@ import numpy as np
 
 from ..kernels.problem import Problem
 from ..kernels.registry import Row
+from . import winograd
 from .arrays import EXPONENTS, SIGNIFICAND
 from .cases import EXACT_VALUES, Case
 
@@ -214,6 +217,7 @@ class Habits(NamedTuple):
 
     numpy: bool  # computes with NumPy's functions
     blocks: Blocks | None  # how it adds up, where its contract says so
+    winograd: tuple[int, int] | None = None  # (m, r) of F(m x m, r x r)
 
 
 #: Runs the reference in float64 on other inputs: operand name -> array, in and out.
@@ -281,8 +285,31 @@ def _gemm(call: Call) -> dict[str, Error]:
     return _linear(call, call.problem.shapes[0][1] + (call.problem.epilogue != "none"))
 
 
+def _winograd(call: Call, m: int, r: int) -> dict[str, Error]:
+    """Any values: the transforms' coefficients are no integers. NaN and infinity where a tile holds one."""
+    p, inputs = call.problem, call.inputs
+    u, eta = call.precision
+    source, other = {
+        "forward": ("x", "w"), "backward_input": ("dout", "w"), "backward_weight": ("x", "dout")
+    }[p.direction]  # fmt: skip
+    # What a subnormal intermediate value loses beside u of its magnitude, eta, is u of eta / u.
+    total = winograd.magnitudes(p, m, r, *(np.abs(inputs[name]) + eta / u for name in (source, other)))
+    (name, expected), *_ = call.expected.items()
+    if p.direction == "backward_weight":
+        oh, ow = p.grid()
+        depth, terms = winograd.roundings(r, m), p.shapes[0][0] * math.ceil(oh / m) * math.ceil(ow / m)
+    else:
+        depth, terms = winograd.roundings(m, r), p.shapes[1][1] if p.direction == "forward" else p.shapes[1][0]
+    if "b" in inputs:
+        total, depth = total + np.abs(inputs["b"])[:, None, None], depth + 1
+    error = (lost(terms, expected.size, u) + depth * u) * total + eta
+    return {name: np.where(inputs["y"] <= 0, 0.0, error) if "y" in inputs else error}
+
+
 def _conv2d(call: Call) -> dict[str, Error]:
     p = call.problem
+    if call.habits.winograd is not None:
+        return _winograd(call, *call.habits.winograd)
     if p.direction == "backward_bias":
         n, _, h, w = p.shapes[0]
         return _linear(call, n * h * w)
@@ -525,7 +552,14 @@ _BOUNDS: dict[str, Callable[[Call], dict[str, Error]]] = {
 def habits_of(row: Row) -> Habits:
     """What the row's contract promises."""
     numpy = row.backend == "numpy"
-    return Habits(numpy, (REFERENCE_BLOCKS if numpy else BLOCKS).get((row.op, row.direction)))
+    blocks = (REFERENCE_BLOCKS if numpy else BLOCKS).get((row.op, row.direction))
+    return Habits(numpy, blocks, variant(row) if row.is_winograd else None)
+
+
+def variant(row: Row) -> tuple[int, int]:
+    """(m, r) of a row that computes F(m x m, r x r), from its name: ``winograd_4x4_3x3`` is (4, 3)."""
+    m, r = (int(part.partition("x")[0]) for part in row.algorithm.split("_")[1:])
+    return m, r
 
 
 def bounds(case: Case, inputs: Arrays, expected: Arrays, reference: Reference, habits: Habits) -> Arrays:

@@ -110,8 +110,19 @@ static inline void fd_widen_bf16(const uint16_t *restrict from, float *restrict 
     for (ptrdiff_t i = 0; i < n; i++) to[i] = fd_bf16_to_f32(from[i]);
 }
 
+typedef uint32_t fd_v_u32 __attribute__((vector_size(FD_VECTOR_BYTES), aligned(4), may_alias));
+typedef uint16_t fd_v_u16 __attribute__((vector_size(FD_VECTOR_BYTES / 2), aligned(2), may_alias));
+
+/* GCC leaves the scalar formula scalar. */
 static inline void fd_narrow_bf16(const float *restrict from, uint16_t *restrict to, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++) to[i] = fd_f32_to_bf16(from[i]);
+    ptrdiff_t i = 0;
+    for (; i + FD_LANES_f32 <= n; i += FD_LANES_f32) {
+        const fd_v_u32 in = *(const fd_v_u32 *)(from + i), rounded = in + 0x7fffu + ((in >> 16) & 1u);
+        const fd_v_u32 nan = (fd_v_u32)((in & 0x7fffffffu) > 0x7f800000u);
+        const fd_v_u32 result = (rounded & ~nan) | ((in | 0x400000u) & nan);
+        *(fd_v_u16 *)(to + i) = __builtin_convertvector(result >> 16, fd_v_u16);
+    }
+    for (; i < n; i++) to[i] = fd_f32_to_bf16(from[i]);
 }
 
 /* ---- float64 to a half, rounded once -------------------------------------------------------------------------- */

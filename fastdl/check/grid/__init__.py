@@ -51,6 +51,9 @@ _LARGE_CONV = (
     "values=wide,size=1x9x9,channels=130x7,kernel=3x3,order=nhwc,out_order=nhwc",
     "values=integers,size=2x12x10,channels=300x64,kernel=1x1,order=nhwc,out_order=nhwc",
     "values=wide,size=2x17x16,channels=33x1,kernel=3x3,groups=depth,stride=2x1,pads=1x1x1x1,order=nhwc,out_order=nhwc",
+    "values=normal,size=3x13x70,channels=33x40,kernel=5x5,pads=2x2x2x2,order=nhwc,out_order=nhwc",
+    "values=normal,size=3x13x70,channels=33x40,kernel=3x3,pads=1x1x1x1,order=nhwc,out_order=nhwc",
+    "values=normal,size=6x30x29,channels=130x129,kernel=3x3,pads=0x0x0x0,order=nhwc,out_order=nhwc",
     "values=integers,size=2x11x12,channels=17x19,kernel=3x3,groups=3,dilation=2x2,pads=2x2x2x2,order=nhwc,out_order=nhwc",
 )
 _LARGE_PARAMETERS = ("shapes=400x500+1+33x3x3x3,order=nchw", "shapes=300x301+77,order=gaps,values=small")
@@ -67,7 +70,12 @@ SPECS: dict[str, Spec] = {
             "values=normal,m=513,k=96,n=33,order=gaps,b_order=reversed,out_order=nhwc",
         ),
     ),
-    "conv2d": Spec(conv_axes, conv, (*_LARGE_CONV, "size=9x41x37,channels=65", "size=9x41x37,channels=3,values=wide")),
+    "conv2d": Spec(
+        conv_axes,
+        conv,
+        (*_LARGE_CONV, "size=9x41x37,channels=65", "size=9x41x37,channels=3,values=wide"),
+        corners=("kernel=3x3,stride=1x1,dilation=1x1", "kernel=5x5,stride=1x1,dilation=1x1"),
+    ),
     "max_pool2d": Spec(window_axes("max_pool2d"), pool, _MANY_WINDOWS, pool_derive),
     "avg_pool2d": Spec(window_axes("avg_pool2d"), pool, _MANY_WINDOWS),
     "global_avg_pool2d": Spec(
