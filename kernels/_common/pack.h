@@ -73,8 +73,18 @@ static inline void FD_CAT(fd_epilogue, SFX)(T *restrict c, const T *restrict bia
         for (ptrdiff_t j = 0; j < n; j++) c[j] = c[j] <= 0 ? 0 : c[j];
 }
 
-/* As fd_write, with 0 where the j-th of n values of y, `y_stride` bytes apart and of the dtype of `to`, is <= 0; c may
- * be changed. */
+/* c[j] = 0 where the j-th of n values of y, `stride` bytes apart, is <= 0. */
+static void FD_CAT(fd_relu_mask, SFX)(T *restrict c, int type, const char *y, ptrdiff_t stride, ptrdiff_t n) {
+    T run[64];
+    for (ptrdiff_t j0 = 0; j0 < n; j0 += 64) {
+        const ptrdiff_t many = fd_min(64, n - j0);
+        FD_CAT(fd_load, SFX)(type, y + j0 * stride, stride, run, many);
+        for (ptrdiff_t j = 0; j < many; j++) c[j0 + j] = run[j] <= 0 ? 0 : c[j0 + j];
+    }
+}
+
+/* Both at once: fd_relu_mask with y of the dtype `type`, then fd_write. Where all is contiguous in the compute dtype the
+ * mask costs only the reading of y; as a step of its own it took a tenth of a gradient by 16 channels. */
 static inline void FD_CAT(fd_write_masked, SFX)(int type, T *restrict c, char *restrict to, ptrdiff_t stride,
                                                 const char *restrict y, ptrdiff_t y_stride, ptrdiff_t n) {
     const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX), size = (ptrdiff_t)sizeof(T);
@@ -92,12 +102,7 @@ static inline void FD_CAT(fd_write_masked, SFX)(int type, T *restrict c, char *r
         }
         return;
     }
-    T run[64];
-    for (ptrdiff_t j0 = 0; j0 < n; j0 += 64) {
-        const ptrdiff_t many = fd_min(64, n - j0);
-        FD_CAT(fd_load, SFX)(type, y + j0 * y_stride, y_stride, run, many);
-        for (ptrdiff_t j = 0; j < many; j++) c[j0 + j] = run[j] <= 0 ? 0 : c[j0 + j];
-    }
+    FD_CAT(fd_relu_mask, SFX)(c, type, y, y_stride, n);
     FD_CAT(fd_write, SFX)(type, c, to, stride, n);
 }
 
