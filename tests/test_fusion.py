@@ -94,7 +94,7 @@ def inputs(dtype, rng, special=False):
 
 
 def same(a, b):
-    """The same bits but for those of a NaN (which of two NaN a sum passes on is the compiler's choice), or both None."""
+    """The same bits but for those of a NaN (which of two a sum passes on is the compiler's choice), or both None."""
     if a is None or b is None:
         return a is b
     assert (a.dtype, a.shape, a.strides) == (b.dtype, b.shape, b.strides)

@@ -232,7 +232,7 @@ def fused_conv2d_backward(
     (for_x, for_w, for_b), (run_x, run_w, run_b), (out_x, out_w, out_b) = found
     threads = backend.get_num_threads()
     dx = dw = db = None
-    # dx comes last: the next layer reads it while it is in the cache, and the kernel finds x there for the mask. The sum
+    # dx comes last: the next layer reads it while it is in the cache, and its mask x has just been read for dw. The sum
     # for db streams dout past at the cache's speed, which brings it closer for the other two.
     if run_b is not None:
         db = out_b.empty()
