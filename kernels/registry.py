@@ -68,7 +68,8 @@ def _no_workspace(problem: Problem, isa: str, threads: int) -> int:
 
 
 def _lazy(target: str, *first: Any) -> Callable[..., Any]:
-    """``target`` ("module:function", below this package) looked up at its first call; ``first``: its first arguments."""
+    """``target`` ("module:function", below this package), looked up at its first call and called with ``first`` and
+    what the caller gives."""
 
     def call(*args: Any) -> Any:
         module, name = target.split(":")
@@ -119,6 +120,12 @@ TABLE: tuple[Row, ...] = tuple(
         _rows("gemm", "gemm", "forward", "blocked", workspace=_lazy(".gemm.plan:workspace")),
         _rows("conv", "conv2d", "forward backward_input backward_weight", "implicit_gemm",
               cost=_lazy(".conv.plan:cost"), workspace=_lazy(".conv.plan:workspace")),
+        _rows("conv.direct", "conv2d", "forward backward_input backward_weight", "direct",
+              eligible=_lazy(".conv.direct.plan:eligible"), cost=_lazy(".conv.direct.plan:cost"),
+              workspace=_lazy(".conv.direct.plan:workspace")),
+        _rows("conv.pointwise", "conv2d", "forward backward_input backward_weight", "pointwise",
+              storage=("float32", "float64"), eligible=_lazy(".conv.pointwise.plan:eligible"),
+              cost=_lazy(".conv.pointwise.plan:cost"), workspace=_lazy(".conv.pointwise.plan:workspace")),
         _rows("conv", "conv2d", "backward_bias", "blocked_sum", workspace=_lazy(".conv.plan:workspace")),
         *(
             _rows("conv.winograd", "conv2d", "forward backward_input backward_weight", f"winograd_{name}",

@@ -150,9 +150,7 @@ def test_the_same_bits_from_any_number_of_threads(row):
     x, w, dout = images(6, 40, 20, 18), images(72, 40, r, r), images(6, 72, 20, 18, seed=2)
     problem = Problem("conv2d", row.direction, (x.shape, w.shape), "float32", pads=(r // 2,) * 4)
     out = {"forward": dout, "backward_input": x, "backward_weight": w}[row.direction]
-    arguments = {"forward": (x, w, None), "backward_input": (dout, w, None), "backward_weight": (dout, x)}[
-        row.direction
-    ]
+    inputs = {"forward": (x, w, None), "backward_input": (dout, w, None), "backward_weight": (dout, x)}[row.direction]
     results = []
     for threads in (1, 2, 3, 7):
         to = np.full_like(out, np.nan)

@@ -110,10 +110,10 @@ class Spec(NamedTuple):
     axes: Callable[[str], dict[str, tuple[str, ...]]]  # direction -> axis -> values; the first one is the default
     make: Callable[[str, Axes, Maker, Callable[..., Problem]], tuple[Problem, Sequence[Argument], Sequence[str]] | None]
     large: tuple[str, ...] = ()  # "axis=value,..." of cases beside the combinations
-    #: "axis=value,..." of corners that some rows live in: further combinations of the other axes
-    corners: tuple[str, ...] = ()
     #: value of an operand "from NAME" out of the arrays that come before it
     derive: Callable[[Problem, Operand, dict[str, np.ndarray]], np.ndarray] | None = None
+    #: "axis=value,..." of corners that some rows live in: further combinations of the other axes
+    corners: tuple[str, ...] = ()
 
 
 # ---- ids ------------------------------------------------------------------------------------------------------------

@@ -122,6 +122,8 @@ def conv(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
         if a["epilogue"] == "none" and a["bias"] != "storage":
             return None
         left, right = make.products(c // groups * taps + 1, values)
+        if values == "special" and any(pads):  # the contract leaves 0 * inf at the border to the kernel: w is finite
+            left, right = "rare:1", "normal:1"
         arguments = (
             make.input("x", x, left, a["order"]),
             make.input("w", weight, right, a["w_order"]),
@@ -130,7 +132,7 @@ def conv(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
         )
     elif direction == "backward_input":
         left, right = make.products(k // groups * taps, values)
-        if values == "special":  # the contract leaves 0 * inf at the border to the kernel: the weights are finite
+        if values == "special":  # as above
             left, right = "rare:1", "normal:1"
         arguments = (
             make.input("dout", out, left, a["order"]),
@@ -142,9 +144,12 @@ def conv(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
         )
     else:
         left, right = make.products(n * oh * ow, values)
+        if values == "special" and any(pads):
+            left, right = "normal:1", "rare:1"
         arguments = (
             make.input("dout", out, left, a["order"]),
             make.input("x", x, right, a["out_order"]),
             make.output("w", weight, a["w_order"]),
         )
-    return p, arguments, ("x", "w")
+    listed = {"forward": ("x", "w"), "backward_input": ("dout", "w"), "backward_weight": ("dout", "x")}
+    return p, arguments, listed[direction]

@@ -1,0 +1,88 @@
+"""Blocks and scratch memory of the 1x1 convolution, and when it applies. A pure function of Problem and level."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+from ..._common.tiling import itemsize, macs_per_ns, panel_width
+from ...problem import Problem
+from ..plan import macs
+
+#: Bytes of a block of pixels, at most, while 28 of them need less: a share of L2.
+BLOCK = 256 * 1024
+#: Pixels of a block, at most.
+PIXELS = 112
+#: Pixels of a block in backward_weight, at most, and bytes of its panels of dout.
+WEIGHT_PIXELS = 64
+PANELS = 512 * 1024
+#: Bytes of the partial sums of backward_weight, at most, while one slice needs less.
+PARTIAL = 4 * 1024 * 1024
+#: Tasks that backward_weight is cut into, about.
+TASKS = 16
+
+
+class Plan(NamedTuple):
+    """How one problem is cut into tasks."""
+
+    block: int  # pixels
+    panel_step: int  # backward_weight: panels of output channels of a task
+    slices: int  # backward_weight: partial sums over runs of blocks, added up in order
+
+
+def eligible(problem: Problem) -> bool | str:
+    """True, or why not."""
+    if problem.shapes[1][2:] != (1, 1) or problem.stride != (1, 1) or any(problem.pads) or problem.groups != 1:
+        return "it is for 1x1 filters with stride 1, without padding and groups"
+    # What is read in place: x, and dout in backward_input.
+    name, order = ("x", problem.orders[1]) if problem.direction == "backward_weight" else ("dout", problem.orders[0])
+    if problem.direction == "forward":
+        name = "x"
+    (_, c, h, w), (k, *_) = problem.shapes
+    flat = h * w == 1 or (k if name == "dout" else c) == 1
+    if order != "nhwc" and not (order == "nchw" and flat):
+        return f"{name}, which it reads in place, is not channels-last memory"
+    return True
+
+
+def _channels(problem: Problem) -> tuple[int, int]:
+    """Channels that are summed over (rows of dw), and that come out."""
+    k, c, *_ = problem.shapes[1]
+    return (k, c) if problem.direction == "backward_input" else (c, k)
+
+
+@functools.lru_cache(maxsize=4096)
+def plan(problem: Problem, isa: str) -> Plan:
+    """Blocks of forward, backward_input and backward_weight."""
+    n, _, h, w = problem.shapes[0]
+    reduce, produce = _channels(problem)
+    size = itemsize(problem.compute)
+    if problem.direction == "backward_weight":
+        nr = panel_width(isa, problem.compute, produce)
+        wide = math.ceil(produce / nr) * nr
+        block = max(32, min(WEIGHT_PIXELS, PANELS // max(wide * size, 1)))
+        panels = max(1, wide // nr)
+        # Slices first: tasks of other panels read x again.
+        slices = max(1, min(TASKS, PARTIAL // max(reduce * wide * size, 1), math.ceil(n * h * w / block)))
+        step = math.ceil(panels / min(panels, math.ceil(TASKS / slices)))
+        return Plan(block, step, slices)
+    return Plan(max(28, min(PIXELS, BLOCK // max(reduce * size, 1))), 1, 1)
+
+
+def cost(problem: Problem, isa: str) -> float:
+    """Rough nanoseconds of one thread."""
+    return 0.7 * macs(problem) / macs_per_ns(isa, problem.compute)
+
+
+def workspace(problem: Problem, isa: str, threads: int) -> int:
+    """Bytes of scratch of all threads together, at most."""
+    p = plan(problem, isa)
+    reduce, produce = _channels(problem)
+    nr = panel_width(isa, problem.compute, produce)
+    wide = math.ceil(produce / nr) * nr
+    if problem.direction == "backward_weight":
+        shared, each = p.slices * reduce * wide, p.block * p.panel_step * nr
+    else:
+        shared, each = reduce * wide + produce, p.block * nr
+    return (shared + threads * each) * itemsize(problem.compute) + (threads + 1) * 4 * 128
