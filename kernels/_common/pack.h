@@ -75,6 +75,11 @@ static inline void FD_CAT(fd_epilogue, SFX)(T *restrict c, const T *restrict bia
 
 /* c[j] = 0 where the j-th of n values of y, `stride` bytes apart, is <= 0. */
 static void FD_CAT(fd_relu_mask, SFX)(T *restrict c, int type, const char *y, ptrdiff_t stride, ptrdiff_t n) {
+    if (type == (sizeof(T) == 8 ? FD_F64 : FD_F32) && stride == (ptrdiff_t)sizeof(T)) {
+        const T *from = (const T *)y;
+        for (ptrdiff_t j = 0; j < n; j++) c[j] = from[j] <= 0 ? 0 : c[j];
+        return;
+    }
     T run[64];
     for (ptrdiff_t j0 = 0; j0 < n; j0 += 64) {
         const ptrdiff_t many = fd_min(64, n - j0);
