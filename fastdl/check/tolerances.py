@@ -269,8 +269,11 @@ class Call(NamedTuple):
         return {name: number.error}
 
     def magnitudes(self) -> Arrays:
-        """sum|terms|: the reference on the absolute values of all floating-point inputs."""
-        return self.reference({k: np.abs(v) if v.dtype == np.float64 else v for k, v in self.inputs.items()})
+        """sum|terms|: the reference on the absolute values of all floating-point inputs but a mask."""
+        kept = ("y", "out") if self.problem.epilogue == "relu_mask" else ()
+        return self.reference(
+            {k: np.abs(v) if v.dtype == np.float64 and k not in kept else v for k, v in self.inputs.items()}
+        )
 
 
 def _linear(call: Call, terms: int, extra: float = 0.0) -> dict[str, Error]:
