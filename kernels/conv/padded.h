@@ -4,6 +4,14 @@
  * to[row][column][wide] holds the rows from y0 and the columns from x0 of `channels` channels from c0; what lies beside
  * the image is zero, and so are the channels up to `wide`. Padding, storage dtype and memory order end here. */
 
+/* to[x][channel] = run[channel][x]; with a constant number of channels the compiler makes shuffles of it. */
+#define CONV_RUN 256
+static inline __attribute__((always_inline)) void FD_CAT(conv_weave, SFX)(const T *restrict run, ptrdiff_t n, int channels,
+                                                                         T *restrict to) {
+    for (ptrdiff_t x = 0; x < n; x++)
+        for (int c = 0; c < channels; c++) to[x * channels + c] = run[c * CONV_RUN + x];
+}
+
 static void FD_CAT(conv_pad_line, SFX)(const fd_tensor *t, const char *from, ptrdiff_t columns, ptrdiff_t channels, T *to,
                                        ptrdiff_t wide) {
     const ptrdiff_t sc = t->stride[1], sw = t->stride[3];
@@ -11,11 +19,21 @@ static void FD_CAT(conv_pad_line, SFX)(const fd_tensor *t, const char *from, ptr
         FD_CAT(fd_read, SFX)(t->type, from, t->itemsize, to, columns * wide);
     } else if (sc == t->itemsize && channels > 4) {
         for (ptrdiff_t x = 0; x < columns; x++) FD_CAT(fd_read, SFX)(t->type, from + x * sw, sc, to + x * wide, channels);
+    } else if (channels == wide && (channels == 3 || channels == 2 || channels == 4)) { /* a picture */
+        T run[4 * CONV_RUN];
+        for (ptrdiff_t x = 0; x < columns; x += CONV_RUN, to += CONV_RUN * wide) {
+            const ptrdiff_t many = fd_min(CONV_RUN, columns - x);
+            for (ptrdiff_t c = 0; c < channels; c++)
+                FD_CAT(fd_load, SFX)(t->type, from + x * sw + c * sc, sw, run + c * CONV_RUN, many);
+            if (channels == 3) FD_CAT(conv_weave, SFX)(run, many, 3, to);
+            else if (channels == 2) FD_CAT(conv_weave, SFX)(run, many, 2, to);
+            else FD_CAT(conv_weave, SFX)(run, many, 4, to);
+        }
     } else { /* runs of pixels, written across */
-        T run[256];
-        for (ptrdiff_t x0 = 0; x0 < columns; x0 += 256)
+        T run[CONV_RUN];
+        for (ptrdiff_t x0 = 0; x0 < columns; x0 += CONV_RUN)
             for (ptrdiff_t c = 0; c < channels; c++) {
-                const ptrdiff_t many = fd_min(256, columns - x0);
+                const ptrdiff_t many = fd_min(CONV_RUN, columns - x0);
                 T *restrict at = to + x0 * wide + c;
                 FD_CAT(fd_load, SFX)(t->type, from + x0 * sw + c * sc, sw, run, many);
                 for (ptrdiff_t x = 0; x < many; x++) at[x * wide] = run[x];
@@ -35,3 +53,4 @@ static void FD_CAT(conv_pad, SFX)(const fd_tensor *t, ptrdiff_t n, ptrdiff_t c0,
         FD_CAT(conv_pad_line, SFX)(t, fd_at(t, n, c0, y, x0 + left), right - left, channels, to + left * wide, wide);
     }
 }
+#undef CONV_RUN
