@@ -99,6 +99,7 @@ static int depthwise_begin(depthwise_call *g, ptrdiff_t lanes, ptrdiff_t itemsiz
                     g->offset[i] = ((a->offset[r] - row->first) * g->buffer_columns + b->offset[s] - column->first) *
                                    lanes * itemsize;
                 }
+    g->taps = i; /* an image smaller than the stride has no use for some */
     return FD_OK;
 }
 
