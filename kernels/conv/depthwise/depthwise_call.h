@@ -31,19 +31,27 @@ typedef struct {
     void *packed, *partial;
 } depthwise_call;
 
-/* One block: image, first position of each class, first channel. */
+/* One block: image, first position of each class, channels; and how far its buffer is filled. */
 typedef struct {
-    ptrdiff_t n, i, j, c, channels;
+    ptrdiff_t n, i, j, c, channels, filled;
 } depthwise_block;
 
 static depthwise_block depthwise_block_of(const depthwise_call *g, ptrdiff_t index, ptrdiff_t channel_block) {
-    depthwise_block b;
+    depthwise_block b = {0};
     b.c = channel_block * g->channels;
     b.channels = fd_min(g->channels, g->out.shape[1] - b.c);
     b.j = index % g->column_blocks * g->columns;
     b.i = index / g->column_blocks % g->row_blocks * g->rows;
     b.n = index / g->column_blocks / g->row_blocks;
     return b;
+}
+
+/* Asks for what the next row will read or write. There are so few operations for each byte that waiting for memory would
+ * take longer than the rest (32 channels, 112 x 112: 1.75 ms without, 1.1 ms with it). An address beside the array does
+ * no harm. */
+static inline void depthwise_prefetch(const char *p, ptrdiff_t rows, ptrdiff_t line, ptrdiff_t pixels, ptrdiff_t step) {
+    for (; rows > 0; rows--, p += line)
+        for (ptrdiff_t i = 0; i < pixels; i++) __builtin_prefetch(p + i * step);
 }
 
 /* Forward has one class, position q reading q * stride + t * dilation - pad. The gradient has one for each remainder by

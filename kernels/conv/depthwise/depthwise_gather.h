@@ -1,44 +1,82 @@
 /* The copy into planes, forward and backward_input. Included for each compute dtype, with T and SFX defined. */
 
-/* to[plane][row][column][lanes]: rows from y0 and columns from x0 of `channels` channels from c; what lies beside the
- * image is zero, and so are the lanes beyond the last channel. Planes are `size` elements apart. */
-static void FD_CAT(depthwise_planes, SFX)(const fd_tensor *t, ptrdiff_t n, ptrdiff_t c, ptrdiff_t channels, ptrdiff_t y0,
-                                          ptrdiff_t rows, ptrdiff_t x0, ptrdiff_t columns, T *to, ptrdiff_t size) {
+/* Columns from x0 on of one row of one image, as vectors of channels: to[plane][column][lanes], planes `size` elements
+ * apart. What lies beside the image is zero, and so are the lanes beyond the last channel. */
+static void FD_CAT(depthwise_line, SFX)(const fd_tensor *t, ptrdiff_t n, ptrdiff_t c, ptrdiff_t channels, ptrdiff_t y,
+                                        ptrdiff_t x0, ptrdiff_t columns, T *to, ptrdiff_t size) {
     typedef FD_CAT(fd_v, SFX) vector;
-    const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX), whole = channels / lanes * lanes, sw = t->stride[3];
+    const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX), sw = t->stride[3], sc = t->stride[1];
     const ptrdiff_t left = fd_max(0, fd_min(-x0, columns)), right = fd_max(left, fd_min(t->shape[3] - x0, columns));
-    const int same = t->type == (sizeof(T) == 8 ? FD_F64 : FD_F32) && t->stride[1] == (ptrdiff_t)sizeof(T);
-    const int images = t->stride[1] != t->itemsize && channels > 1; /* copied channel by channel, not pixel by pixel */
-    T run[64];
-    for (ptrdiff_t y = y0; y < y0 + rows; y++, to += columns * lanes) {
-        const int inside = y >= 0 && y < t->shape[2] && right > left;
-        for (ptrdiff_t k = 0; k < channels; k += lanes) {
-            T *line = to + k / lanes * size;
-            if (!inside || k == whole) memset(line, 0, (size_t)(columns * lanes) * sizeof(T));
-            if (!inside) continue;
-            memset(line, 0, (size_t)(left * lanes) * sizeof(T));
-            memset(line + right * lanes, 0, (size_t)((columns - right) * lanes) * sizeof(T));
-        }
+    const int same = t->type == (sizeof(T) == 8 ? FD_F64 : FD_F32) && sc == (ptrdiff_t)sizeof(T);
+    const int inside = y >= 0 && y < t->shape[2] && right > left;
+    for (ptrdiff_t k = 0; k < channels; k += lanes, to += size) {
+        const ptrdiff_t many = fd_min(lanes, channels - k);
+        if (!inside || many < lanes) memset(to, 0, (size_t)(columns * lanes) * sizeof(T));
         if (!inside) continue;
-        const char *from = fd_at(t, n, c, y, x0 + left);
-        T *line = to + left * lanes;
-        if (images) {
-            for (ptrdiff_t k = 0; k < channels; k++)
-                for (ptrdiff_t x = 0; x < right - left; x += 64) {
-                    const ptrdiff_t many = fd_min(64, right - left - x);
-                    T *at = line + k / lanes * size + x * lanes + k % lanes;
-                    FD_CAT(fd_load, SFX)(t->type, from + k * t->stride[1] + x * sw, sw, run, many);
-                    for (ptrdiff_t i = 0; i < many; i++) at[i * lanes] = run[i];
+        const char *from = fd_at(t, n, c + k, y, x0 + left);
+        vector *at = (vector *)to, *const end = at + right;
+        for (ptrdiff_t x = 0; x < left; x++) at[x] = (vector){0};
+        for (ptrdiff_t x = right; x < columns; x++) at[x] = (vector){0};
+        at += left;
+        if (same && many == lanes) {
+            for (; at < end; at++, from += sw) *at = *(const vector *)from;
+        } else if (sc == t->itemsize || many == 1) { /* pixel by pixel */
+            for (; at < end; at++, from += sw) FD_CAT(fd_load, SFX)(t->type, from, sc, (T *)at, many);
+        } else { /* channel by channel */
+            T run[64];
+            for (; at < end; at += 64, from += 64 * sw)
+                for (ptrdiff_t i = 0; i < many; i++) {
+                    const ptrdiff_t count = fd_min(64, end - at);
+                    FD_CAT(fd_load, SFX)(t->type, from + i * sc, sw, run, count);
+                    for (ptrdiff_t x = 0; x < count; x++) ((T *)(at + x))[i] = run[x];
                 }
-            continue;
         }
-        for (ptrdiff_t x = left; x < right; x++, from += sw, line += lanes) {
-            T *at = line;
-            for (ptrdiff_t k = 0; k < whole; k += lanes, at += size) {
-                if (same) *(vector *)at = *(const vector *)(from + k * sizeof(T));
-                else FD_CAT(fd_load, SFX)(t->type, from + k * t->itemsize, t->itemsize, at, lanes);
-            }
-            if (whole < channels) FD_CAT(fd_read, SFX)(t->type, from + whole * t->itemsize, t->itemsize, at, channels - whole);
+    }
+}
+
+/* Fills the buffer of a block as far as `rows` rows, from the top. Row by row, just before they are used: so they are
+ * still in L1 then, and the loads from memory alternate with work. */
+static void FD_CAT(depthwise_fill, SFX)(const depthwise_call *g, depthwise_block *b, ptrdiff_t rows, T *buffer) {
+    const depthwise_axis *row = &g->axis[0], *column = &g->axis[1];
+    const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX), size = g->buffer_rows * g->buffer_columns * lanes;
+    for (; b->filled < rows; b->filled++)
+        FD_CAT(depthwise_line, SFX)(&g->x, b->n, b->c, b->channels, b->i * row->scale + row->first + b->filled,
+                                    b->j * column->scale + column->first, g->buffer_columns,
+                                    buffer + b->filled * g->buffer_columns * lanes, size);
+}
+
+/* Whether whole vectors of the compute dtype can be written to (or read from) the array itself. */
+static int FD_CAT(depthwise_direct, SFX)(const fd_tensor *t) {
+    return t->type == (sizeof(T) == 8 ? FD_F64 : FD_F32) && t->stride[1] == (ptrdiff_t)sizeof(T);
+}
+
+/* Row i of one phase, one vector of channels from k on. */
+static void FD_CAT(depthwise_row, SFX)(const depthwise_call *g, const depthwise_block *b, ptrdiff_t i,
+                                       const depthwise_class *rows, const depthwise_class *columns, const ptrdiff_t *offset,
+                                       ptrdiff_t k, const T *x, const T *w, T *tile) {
+    const fd_tensor *out = &g->out, *mask = g->mask;
+    const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX), c = b->c + k, channels = fd_min(lanes, b->channels - k);
+    const int whole = channels == lanes && FD_CAT(depthwise_direct, SFX)(out) &&
+                      (!mask || FD_CAT(depthwise_direct, SFX)(mask));
+    const ptrdiff_t h = rows->start + i * g->axis[0].step, v = columns->start + b->j * g->axis[1].step;
+    const ptrdiff_t many = fd_min(g->columns, columns->count - b->j), tiles = fd_ceil_div(many, DEPTHWISE_PIXELS);
+    const ptrdiff_t x_step = g->axis[1].scale * lanes, step = g->axis[1].step * out->stride[3];
+    const ptrdiff_t y_step = mask ? g->axis[1].step * mask->stride[3] : 0;
+    const T *bias = g->bias ? (const T *)g->bias + c : NULL;
+    char *to = fd_at(out, b->n, c, h, v);
+    const char *y = mask ? fd_at(mask, b->n, c, h, v) : NULL;
+    depthwise_prefetch(fd_at(&g->x, b->n, c, (i + 1) * g->axis[0].scale + g->axis[0].last, b->j * g->axis[1].scale),
+                       g->axis[0].scale, g->x.stride[2], many * g->axis[1].scale, g->x.stride[3]);
+    depthwise_prefetch(to + g->axis[0].step * out->stride[2], 1, 0, many, step);
+    for (ptrdiff_t t = 0, m; t < tiles; t++, x += m * x_step, to += m * step, y += m * y_step) {
+        m = many / tiles + (t < many % tiles);
+        FD_CAT(depthwise_gather, SFX)[m](rows->taps * columns->taps, offset, (const char *)x, x_step * (ptrdiff_t)sizeof(T), w,
+                                         whole ? to : (char *)tile, whole ? step : FD_VECTOR_BYTES, bias, g->relu,
+                                         whole ? y : NULL, y_step);
+        for (ptrdiff_t p = 0; !whole && p < m; p++) {
+            if (mask)
+                FD_CAT(fd_relu_mask, SFX)(tile + p * lanes, mask->type, y + p * y_step, mask->stride[1], channels);
+            FD_CAT(fd_write, SFX)(out->type, tile + p * lanes, to + p * step, out->stride[1], channels);
         }
     }
 }
@@ -46,56 +84,22 @@ static void FD_CAT(depthwise_planes, SFX)(const fd_tensor *t, ptrdiff_t n, ptrdi
 static int FD_CAT(depthwise_gather_task, SFX)(void *context, ptrdiff_t index) {
     const depthwise_call *g = (const depthwise_call *)context;
     const depthwise_axis *row = &g->axis[0], *column = &g->axis[1];
-    const depthwise_block b = depthwise_block_of(g, index / g->channel_blocks, index % g->channel_blocks);
     const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX), size = g->buffer_rows * g->buffer_columns * lanes;
-    const ptrdiff_t x_step = column->scale * lanes, x_line = row->scale * g->buffer_columns * lanes;
-    const int type = sizeof(T) == 8 ? FD_F64 : FD_F32;
-    const fd_tensor *out = &g->out, *mask = g->mask;
-    const int direct = out->type == type && out->stride[1] == (ptrdiff_t)sizeof(T) &&
-                       (!mask || (mask->type == type && mask->stride[1] == (ptrdiff_t)sizeof(T)));
+    depthwise_block b = depthwise_block_of(g, index / g->channel_blocks, index % g->channel_blocks);
     T *buffer = (T *)rt->push((size_t)(fd_ceil_div(b.channels, lanes) * size) * sizeof(T));
-    T *tile = (T *)rt->push((size_t)(DEPTHWISE_PIXELS * lanes) * sizeof(T));
+    T *tile = (T *)rt->push((size_t)(DEPTHWISE_PIXELS * FD_VECTOR_BYTES));
     if (!buffer || !tile) return FD_NO_MEMORY;
-    FD_CAT(depthwise_planes, SFX)(&g->x, b.n, b.c, b.channels, b.i * row->scale + row->first, g->buffer_rows,
-                                  b.j * column->scale + column->first, g->buffer_columns, buffer, size);
-    for (ptrdiff_t k = 0; k < b.channels; k += lanes) {
-        const ptrdiff_t c = b.c + k, channels = fd_min(lanes, b.channels - k);
-        const int whole = direct && channels == lanes;
-        const T *w = (const T *)g->packed + c * g->taps, *bias = g->bias ? (const T *)g->bias + c : NULL;
-        const ptrdiff_t *offset = g->offset;
-        for (ptrdiff_t phase = 0; phase < row->classes * column->classes; phase++) {
+    for (ptrdiff_t i = b.i; i < fd_min(b.i + g->rows, row->most); i++) {
+        const ptrdiff_t top = (i - b.i) * row->scale;
+        FD_CAT(depthwise_fill, SFX)(g, &b, top + row->last - row->first + 1, buffer);
+        for (ptrdiff_t phase = 0, tap = 0; phase < row->classes * column->classes; phase++) {
             const depthwise_class *rows = &row->at[phase / column->classes], *columns = &column->at[phase % column->classes];
-            const ptrdiff_t taps = rows->taps * columns->taps, many = fd_min(g->columns, columns->count - b.j);
-            const ptrdiff_t tiles = fd_ceil_div(fd_max(many, 0), DEPTHWISE_PIXELS), step = column->step * out->stride[3];
-            const ptrdiff_t y_step = mask ? column->step * mask->stride[3] : 0;
-            const T *from = buffer + k / lanes * size;
-            for (ptrdiff_t i = b.i; i < fd_min(b.i + g->rows, rows->count); i++, from += x_line) {
-                const ptrdiff_t h = rows->start + i * row->step, v = columns->start + b.j * column->step;
-                char *to = fd_at(out, b.n, c, h, v);
-                const char *y = mask ? fd_at(mask, b.n, c, h, v) : NULL;
-                const T *x = from;
-                for (ptrdiff_t t = 0; t < tiles; t++) {
-                    const ptrdiff_t m = many / tiles + (t < many % tiles);
-                    if (whole) {
-                        FD_CAT(depthwise_gather, SFX)[m](taps, offset, (const char *)x, x_step * (ptrdiff_t)sizeof(T), w, to,
-                                                         step, bias, g->relu, y, y_step);
-                    } else {
-                        FD_CAT(depthwise_gather, SFX)[m](taps, offset, (const char *)x, x_step * (ptrdiff_t)sizeof(T), w,
-                                                         (char *)tile, lanes * (ptrdiff_t)sizeof(T), bias, g->relu, NULL, 0);
-                        for (ptrdiff_t p = 0; p < m; p++) {
-                            if (mask)
-                                FD_CAT(fd_relu_mask, SFX)(tile + p * lanes, mask->type, y + p * y_step, mask->stride[1],
-                                                          channels);
-                            FD_CAT(fd_write, SFX)(out->type, tile + p * lanes, to + p * step, out->stride[1], channels);
-                        }
-                    }
-                    x += m * x_step;
-                    to += m * step;
-                    y += m * y_step;
-                }
-            }
-            offset += taps;
-            w += taps * lanes;
+            if (i < rows->count && b.j < columns->count)
+                for (ptrdiff_t k = 0; k < b.channels; k += lanes)
+                    FD_CAT(depthwise_row, SFX)(g, &b, i, rows, columns, g->offset + tap, k,
+                                               buffer + k / lanes * size + top * g->buffer_columns * lanes,
+                                               (const T *)g->packed + (b.c + k) * g->taps + tap * lanes, tile);
+            tap += rows->taps * columns->taps;
         }
     }
     return FD_OK;

@@ -7,13 +7,14 @@ static int FD_CAT(depthwise_weight_task, SFX)(void *context, ptrdiff_t index) {
     const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX), vector = FD_VECTOR_BYTES, slice = index / g->channel_blocks;
     const ptrdiff_t blocks = g->out.shape[0] * g->row_blocks * g->column_blocks;
     const ptrdiff_t first = blocks * slice / g->slices, last = blocks * (slice + 1) / g->slices;
-    const ptrdiff_t size = g->buffer_rows * g->buffer_columns * lanes, d_size = g->rows * g->columns * lanes;
+    const ptrdiff_t size = g->buffer_rows * g->buffer_columns * lanes, d_size = g->lines * g->columns * lanes;
     const ptrdiff_t x_step = column->scale * vector, x_line = row->scale * g->buffer_columns * vector;
     /* Taps of one filter row that are neighbours, and how many such runs a tile takes. */
     const ptrdiff_t length = g->dilation[1] == 1 ? g->w.shape[3] : 1, runs = g->taps / length;
     const ptrdiff_t parts = fd_ceil_div(length, DEPTHWISE_TAPS);
     const ptrdiff_t together = parts > 1 ? 1 : fd_min(DEPTHWISE_RUNS, DEPTHWISE_TAPS / length);
     const ptrdiff_t planes = fd_ceil_div(g->channels, lanes);
+    const int direct = FD_CAT(depthwise_direct, SFX)(&g->out) && g->out.shape[1] % lanes == 0;
     T *buffer = (T *)rt->push((size_t)(planes * size) * sizeof(T)), *dout = (T *)rt->push((size_t)(planes * d_size) * sizeof(T));
     if (!buffer || !dout) return FD_NO_MEMORY;
     depthwise_block b = depthwise_block_of(g, first, index % g->channel_blocks);
@@ -22,11 +23,26 @@ static int FD_CAT(depthwise_weight_task, SFX)(void *context, ptrdiff_t index) {
     for (ptrdiff_t block = first; block < last; block++) {
         b = depthwise_block_of(g, block, index % g->channel_blocks);
         const ptrdiff_t rows = fd_min(g->rows, g->out.shape[2] - b.i), columns = fd_min(g->columns, g->out.shape[3] - b.j);
-        FD_CAT(depthwise_planes, SFX)(&g->x, b.n, b.c, b.channels, b.i * row->scale + row->first, g->buffer_rows,
-                                      b.j * column->scale + column->first, g->buffer_columns, buffer, size);
-        FD_CAT(depthwise_planes, SFX)(&g->out, b.n, b.c, b.channels, b.i, rows, b.j, columns, dout, d_size);
-        for (ptrdiff_t plane = 0; plane * lanes < b.channels; plane++)
-            for (ptrdiff_t i = 0; i < rows; i += g->lines)
+        for (ptrdiff_t i = 0; i < rows; i += g->lines) {
+            const ptrdiff_t lines = fd_min(g->lines, rows - i);
+            const char *d = fd_at(&g->out, b.n, b.c, b.i + i, b.j);
+            ptrdiff_t d_line = g->out.stride[2], d_step = g->out.stride[3], d_plane = vector;
+            FD_CAT(depthwise_fill, SFX)(g, &b, (i + lines - 1) * row->scale + row->last - row->first + 1, buffer);
+            if (!direct) {
+                for (ptrdiff_t k = 0; k < lines; k++)
+                    FD_CAT(depthwise_line, SFX)(&g->out, b.n, b.c, b.channels, b.i + i + k, b.j, columns,
+                                                dout + k * columns * lanes, d_size);
+                d = (const char *)dout;
+                d_step = vector;
+                d_line = columns * vector;
+                d_plane = d_size * (ptrdiff_t)sizeof(T);
+            }
+            for (ptrdiff_t plane = 0; plane * lanes < b.channels; plane++) {
+                depthwise_prefetch(fd_at(&g->x, b.n, b.c + plane * lanes, (b.i + i + lines) * row->scale + row->last,
+                                         b.j * column->scale),
+                                   lines * row->scale, g->x.stride[2], columns * column->scale, g->x.stride[3]);
+                depthwise_prefetch(fd_at(&g->out, b.n, b.c + plane * lanes, b.i + i + lines, b.j), lines, g->out.stride[2],
+                                   columns, g->out.stride[3]);
                 for (ptrdiff_t run = 0; run < runs; run += together) {
                     const ptrdiff_t q = fd_min(together, runs - run);
                     ptrdiff_t starts[DEPTHWISE_RUNS], tap = run * length;
@@ -34,12 +50,13 @@ static int FD_CAT(depthwise_weight_task, SFX)(void *context, ptrdiff_t index) {
                         const ptrdiff_t l = length / parts + (part < length % parts);
                         for (ptrdiff_t k = 0; k < q; k++) starts[k] = g->offset[tap + k * length];
                         FD_CAT(depthwise_weight, SFX)[q - 1][l](
-                            fd_min(g->lines, rows - i), columns, (const char *)(buffer + plane * size) + i * x_line, x_line,
-                            x_step, starts, (const char *)(dout + plane * d_size) + i * columns * vector, columns * vector,
-                            vector, sums + (plane * g->taps + tap) * lanes, length * lanes);
+                            lines, columns, (const char *)(buffer + plane * size) + i * x_line, x_line, x_step, starts,
+                            d + plane * d_plane, d_line, d_step, sums + (plane * g->taps + tap) * lanes, length * lanes);
                         tap += l;
                     }
                 }
+            }
+        }
     }
     return FD_OK;
 }
