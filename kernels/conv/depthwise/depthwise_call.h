@@ -26,7 +26,7 @@ typedef struct {
     /* worked out by depthwise_begin */
     depthwise_axis axis[2];
     ptrdiff_t taps, buffer_rows, buffer_columns, row_blocks, column_blocks, channel_blocks, planes;
-    ptrdiff_t *tap, *offset; /* of each phase's taps: r * S + s, and in bytes */
+    ptrdiff_t *tap, *offset; /* of each phase's taps: r * S + s; and in bytes, a table for each row a window may begin in */
     const void *bias;
     void *packed, *partial;
 } depthwise_call;
@@ -86,13 +86,15 @@ static int depthwise_axis_of(const depthwise_call *g, int a, depthwise_axis *axi
 }
 
 /* Sizes, and the tables on the arena. */
-static int depthwise_begin(depthwise_call *g, ptrdiff_t lanes, ptrdiff_t itemsize) {
+static int depthwise_begin(depthwise_call *g, int weight, ptrdiff_t lanes, ptrdiff_t itemsize) {
     const depthwise_axis *row = &g->axis[0], *column = &g->axis[1];
     g->taps = g->w.shape[2] * g->w.shape[3];
-    g->tap = (ptrdiff_t *)rt->push((size_t)(2 * g->taps) * sizeof(ptrdiff_t));
-    if (!g->tap || depthwise_axis_of(g, 0, &g->axis[0]) || depthwise_axis_of(g, 1, &g->axis[1])) return FD_NO_MEMORY;
+    if (depthwise_axis_of(g, 0, &g->axis[0]) || depthwise_axis_of(g, 1, &g->axis[1])) return FD_NO_MEMORY;
+    /* A gather needs the rows of one window at a time: its buffer is a ring of so many. */
+    g->buffer_rows = ((weight ? g->rows : 1) - 1) * row->scale + row->last - row->first + 1;
+    g->tap = (ptrdiff_t *)rt->push((size_t)((1 + (weight ? 1 : g->buffer_rows)) * g->taps) * sizeof(ptrdiff_t));
+    if (!g->tap) return FD_NO_MEMORY;
     g->offset = g->tap + g->taps;
-    g->buffer_rows = (g->rows - 1) * row->scale + row->last - row->first + 1;
     g->buffer_columns = (g->columns - 1) * column->scale + column->last - column->first + 1;
     g->row_blocks = fd_ceil_div(row->most, g->rows);
     g->column_blocks = fd_ceil_div(column->most, g->columns);
@@ -104,8 +106,11 @@ static int depthwise_begin(depthwise_call *g, ptrdiff_t lanes, ptrdiff_t itemsiz
             for (ptrdiff_t r = 0; r < a->taps; r++)
                 for (ptrdiff_t s = 0; s < b->taps; s++, i++) {
                     g->tap[i] = a->tap[r] * g->w.shape[3] + b->tap[s];
-                    g->offset[i] = ((a->offset[r] - row->first) * g->buffer_columns + b->offset[s] - column->first) *
-                                   lanes * itemsize;
+                    for (ptrdiff_t start = 0; start < (weight ? 1 : g->buffer_rows); start++) {
+                        const ptrdiff_t y = (start + a->offset[r] - row->first) % g->buffer_rows;
+                        g->offset[start * g->w.shape[2] * g->w.shape[3] + i] =
+                            (y * g->buffer_columns + b->offset[s] - column->first) * lanes * itemsize;
+                    }
                 }
     g->taps = i; /* an image smaller than the stride has no use for some */
     return FD_OK;

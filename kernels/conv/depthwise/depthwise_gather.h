@@ -42,7 +42,7 @@ static void FD_CAT(depthwise_fill, SFX)(const depthwise_call *g, depthwise_block
     for (; b->filled < rows; b->filled++)
         FD_CAT(depthwise_line, SFX)(&g->x, b->n, b->c, b->channels, b->i * row->scale + row->first + b->filled,
                                     b->j * column->scale + column->first, g->buffer_columns,
-                                    buffer + b->filled * g->buffer_columns * lanes, size);
+                                    buffer + b->filled % g->buffer_rows * g->buffer_columns * lanes, size);
 }
 
 /* Whether whole vectors of the compute dtype can be written to (or read from) the array itself. */
@@ -91,13 +91,14 @@ static int FD_CAT(depthwise_gather_task, SFX)(void *context, ptrdiff_t index) {
     if (!buffer || !tile) return FD_NO_MEMORY;
     for (ptrdiff_t i = b.i; i < fd_min(b.i + g->rows, row->most); i++) {
         const ptrdiff_t top = (i - b.i) * row->scale;
+        const ptrdiff_t *offset = g->offset + top % g->buffer_rows * (g->w.shape[2] * g->w.shape[3]);
+        b.filled = fd_max(b.filled, top); /* rows between windows */
         FD_CAT(depthwise_fill, SFX)(g, &b, top + row->last - row->first + 1, buffer);
         for (ptrdiff_t phase = 0, tap = 0; phase < row->classes * column->classes; phase++) {
             const depthwise_class *rows = &row->at[phase / column->classes], *columns = &column->at[phase % column->classes];
             if (i < rows->count && b.j < columns->count)
                 for (ptrdiff_t k = 0; k < b.channels; k += lanes)
-                    FD_CAT(depthwise_row, SFX)(g, &b, i, rows, columns, g->offset + tap, k,
-                                               buffer + k / lanes * size + top * g->buffer_columns * lanes,
+                    FD_CAT(depthwise_row, SFX)(g, &b, i, rows, columns, offset + tap, k, buffer + k / lanes * size,
                                                (const T *)g->packed + (b.c + k) * g->taps + tap * lanes, tile);
             tap += rows->taps * columns->taps;
         }
@@ -120,7 +121,7 @@ static int FD_CAT(depthwise_pack_task, SFX)(void *context, ptrdiff_t plane) {
 static int FD_CAT(depthwise_gather_run, SFX)(depthwise_call *g, const fd_tensor *bias, int threads) {
     const size_t mark = rt->mark();
     const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX);
-    int status = depthwise_begin(g, lanes, sizeof(T));
+    int status = depthwise_begin(g, 0, lanes, sizeof(T));
     T *padded = NULL;
     g->packed = rt->push((size_t)(g->planes * lanes * g->taps) * sizeof(T));
     if (!g->packed) status = FD_NO_MEMORY;

@@ -78,7 +78,7 @@ static int FD_CAT(depthwise_weight_sum, SFX)(void *context, ptrdiff_t plane) {
 
 static int FD_CAT(depthwise_weight_run, SFX)(depthwise_call *g, int threads) {
     const size_t mark = rt->mark();
-    int status = depthwise_begin(g, FD_CAT(FD_LANES, SFX), sizeof(T));
+    int status = depthwise_begin(g, 1, FD_CAT(FD_LANES, SFX), sizeof(T));
     const double sums = (double)g->slices * g->planes * FD_CAT(FD_LANES, SFX) * g->taps;
     g->partial = rt->push((size_t)sums * sizeof(T));
     if (!g->partial) status = FD_NO_MEMORY;

@@ -15,8 +15,8 @@ from ..plan import macs
 
 #: Most rows and columns under a filter: a block is copied with so much more around it.
 REACH = 64
-#: Bytes of one pixel's channels in a block: four AVX-512 vectors, four cache lines.
-PIXEL_BYTES = 256
+#: Bytes of one pixel's channels in a block: two AVX-512 vectors; three rows of 112 such pixels fit in L1.
+PIXEL_BYTES = 128
 #: Bytes of the copy of a block, which is to stay in L2.
 BUFFER_BYTES = 256 * 1024
 #: Tasks of backward_weight: slices times blocks of channels.
@@ -59,16 +59,18 @@ def eligible(problem: Problem) -> bool | str:
 
 
 def _buffer(problem: Problem, rows: int, columns: int) -> int:
-    """Pixels of the padded copy that a block reads, at most."""
+    """Pixels of the padded copy that a block reads, at most; of one window's rows but in backward_weight."""
     (sh, sw), (reach_h, reach_w) = problem.stride, _reach(problem)
     if problem.direction == "backward_input":  # offsets are spread over less than reach / stride + 1 positions
-        return (rows + reach_h // sh + 1) * (columns + reach_w // sw + 1)
-    return ((rows - 1) * sh + reach_h) * ((columns - 1) * sw + reach_w)
+        return (reach_h // sh + 2) * (columns + reach_w // sw + 1)
+    tall = (rows - 1) * sh if problem.direction == "backward_weight" else 0
+    return (tall + reach_h) * ((columns - 1) * sw + reach_w)
 
 
 @functools.lru_cache(maxsize=4096)
 def plan(problem: Problem, isa: str) -> Plan:
-    """Blocks: long rows of a few cache lines of channels, as many as keep the copy in L2."""
+    """Blocks: long rows of a few cache lines of channels; enough of them for many cores, and in backward_weight so small
+    that the copy stays in L2."""
     n, k = problem.shapes[0][0], problem.shapes[1][0]
     (sh, sw), (oh, ow) = problem.stride, problem.grid()
     if problem.direction == "backward_input":
@@ -77,13 +79,17 @@ def plan(problem: Problem, isa: str) -> Plan:
     lanes = VECTOR_BYTES[isa] // size
     channels = min(PIXEL_BYTES // size, -(-k // lanes) * lanes)
     columns = _even(ow, 128)
-    most = oh
-    while most > 1 and _buffer(problem, most, columns) * channels * size > BUFFER_BYTES:
-        most -= 1
+    across = n * math.ceil(ow / columns)
+    tasks = across * math.ceil(k / channels)
+    if problem.direction == "backward_weight":
+        most = oh
+        while most > 1 and _buffer(problem, most, columns) * channels * size > BUFFER_BYTES:
+            most -= 1
+    else:
+        most = max(math.ceil(oh / math.ceil(TASKS / tasks)) if tasks else 1, 8)
     rows = _even(oh, most or 1)
     lines = _even(rows, max(1, PIXELS // columns))
-    blocks = n * math.ceil(oh / rows) * math.ceil(ow / columns)
-    slices = max(1, min(blocks, math.ceil(TASKS / math.ceil(k / channels))))
+    slices = max(1, min(across * math.ceil(oh / rows), math.ceil(TASKS / math.ceil(k / channels))))
     return Plan(rows, columns, channels, slices, lines)
 
 
@@ -103,7 +109,7 @@ def workspace(problem: Problem, isa: str, threads: int) -> int:
     lanes = VECTOR_BYTES[isa] // size
     wide = -(-k // lanes) * lanes
     own = _buffer(problem, rows, columns) * channels
-    tables = (2 * kh * kw + 2 * (kh + kw)) * 8 + sum(problem.stride) * 40 + 5 * 128
+    tables = ((2 + _reach(problem)[0]) * kh * kw + 2 * (kh + kw)) * 8 + sum(problem.stride) * 40 + 5 * 128
     if problem.direction == "backward_weight":
         shared, own = slices * wide * kh * kw, own + rows * columns * channels
     else:
