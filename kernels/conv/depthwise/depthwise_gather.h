@@ -60,7 +60,7 @@ static void FD_CAT(depthwise_row, SFX)(const depthwise_call *g, const depthwise_
                       (!mask || FD_CAT(depthwise_direct, SFX)(mask));
     const ptrdiff_t h = rows->start + i * g->axis[0].step, v = columns->start + b->j * g->axis[1].step;
     const ptrdiff_t many = fd_min(g->columns, columns->count - b->j), tiles = fd_ceil_div(many, DEPTHWISE_PIXELS);
-    const ptrdiff_t x_step = g->axis[1].scale * lanes, step = g->axis[1].step * out->stride[3];
+    const ptrdiff_t scale = g->axis[1].scale, x_step = scale * lanes, step = g->axis[1].step * out->stride[3];
     const ptrdiff_t y_step = mask ? g->axis[1].step * mask->stride[3] : 0;
     const T *bias = g->bias ? (const T *)g->bias + c : NULL;
     char *to = fd_at(out, b->n, c, h, v);
@@ -70,7 +70,7 @@ static void FD_CAT(depthwise_row, SFX)(const depthwise_call *g, const depthwise_
     depthwise_prefetch(to + g->axis[0].step * out->stride[2], 1, 0, many, step);
     for (ptrdiff_t t = 0, m; t < tiles; t++, x += m * x_step, to += m * step, y += m * y_step) {
         m = many / tiles + (t < many % tiles);
-        FD_CAT(depthwise_gather, SFX)[m](rows->taps * columns->taps, offset, (const char *)x, x_step * (ptrdiff_t)sizeof(T), w,
+        FD_CAT(depthwise_gather, SFX)[scale <= 2 ? scale : 0][m](rows->taps * columns->taps, offset, (const char *)x, x_step * (ptrdiff_t)sizeof(T), w,
                                          whole ? to : (char *)tile, whole ? step : FD_VECTOR_BYTES, bias, g->relu,
                                          whole ? y : NULL, y_step);
         for (ptrdiff_t p = 0; !whole && p < m; p++) {
