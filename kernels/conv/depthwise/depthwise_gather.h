@@ -50,33 +50,38 @@ static int FD_CAT(depthwise_direct, SFX)(const fd_tensor *t) {
     return t->type == (sizeof(T) == 8 ? FD_F64 : FD_F32) && t->stride[1] == (ptrdiff_t)sizeof(T);
 }
 
-/* Row i of one phase, one vector of channels from k on. */
+/* Row i of one phase. */
 static void FD_CAT(depthwise_row, SFX)(const depthwise_call *g, const depthwise_block *b, ptrdiff_t i,
                                        const depthwise_class *rows, const depthwise_class *columns, const ptrdiff_t *offset,
-                                       ptrdiff_t k, const T *x, const T *w, T *tile) {
+                                       const T *buffer, const T *w, T *tile) {
     const fd_tensor *out = &g->out, *mask = g->mask;
-    const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX), c = b->c + k, channels = fd_min(lanes, b->channels - k);
-    const int whole = channels == lanes && FD_CAT(depthwise_direct, SFX)(out) &&
-                      (!mask || FD_CAT(depthwise_direct, SFX)(mask));
-    const ptrdiff_t h = rows->start + i * g->axis[0].step, v = columns->start + b->j * g->axis[1].step;
+    const depthwise_axis *row = &g->axis[0], *column = &g->axis[1];
+    const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX), size = g->buffer_rows * g->buffer_columns * lanes, scale = column->scale;
+    const ptrdiff_t h = rows->start + i * row->step, v = columns->start + b->j * column->step;
     const ptrdiff_t many = fd_min(g->columns, columns->count - b->j), tiles = fd_ceil_div(many, DEPTHWISE_PIXELS);
-    const ptrdiff_t scale = g->axis[1].scale, x_step = scale * lanes, step = g->axis[1].step * out->stride[3];
-    const ptrdiff_t y_step = mask ? g->axis[1].step * mask->stride[3] : 0;
-    const T *bias = g->bias ? (const T *)g->bias + c : NULL;
-    char *to = fd_at(out, b->n, c, h, v);
-    const char *y = mask ? fd_at(mask, b->n, c, h, v) : NULL;
-    depthwise_prefetch(fd_at(&g->x, b->n, c, (i + 1) * g->axis[0].scale + g->axis[0].last, b->j * g->axis[1].scale),
-                       g->axis[0].scale, g->x.stride[2], many * g->axis[1].scale, g->x.stride[3]);
-    depthwise_prefetch(to + g->axis[0].step * out->stride[2], 1, 0, many, step);
-    for (ptrdiff_t t = 0, m; t < tiles; t++, x += m * x_step, to += m * step, y += m * y_step) {
-        m = many / tiles + (t < many % tiles);
-        FD_CAT(depthwise_gather, SFX)[scale <= 2 ? scale : 0][m](rows->taps * columns->taps, offset, (const char *)x, x_step * (ptrdiff_t)sizeof(T), w,
-                                         whole ? to : (char *)tile, whole ? step : FD_VECTOR_BYTES, bias, g->relu,
-                                         whole ? y : NULL, y_step);
-        for (ptrdiff_t p = 0; !whole && p < m; p++) {
-            if (mask)
-                FD_CAT(fd_relu_mask, SFX)(tile + p * lanes, mask->type, y + p * y_step, mask->stride[1], channels);
-            FD_CAT(fd_write, SFX)(out->type, tile + p * lanes, to + p * step, out->stride[1], channels);
+    const ptrdiff_t step = column->step * out->stride[3], y_step = mask ? column->step * mask->stride[3] : 0;
+    const int direct = FD_CAT(depthwise_direct, SFX)(out) && (!mask || FD_CAT(depthwise_direct, SFX)(mask));
+    const char *ahead = fd_at(&g->x, b->n, b->c, (i + 1) * row->scale + row->last, b->j * scale);
+    char *line = fd_at(out, b->n, b->c, h, v);
+    const char *y_line = mask ? fd_at(mask, b->n, b->c, h, v) : NULL;
+    for (ptrdiff_t k = 0; k < b->channels; k += lanes, buffer += size, w += g->taps * lanes) {
+        const ptrdiff_t channels = fd_min(lanes, b->channels - k);
+        const int whole = direct && channels == lanes;
+        const T *bias = g->bias ? (const T *)g->bias + b->c + k : NULL;
+        const char *x = (const char *)buffer, *y = mask ? y_line + k * mask->stride[1] : NULL;
+        char *to = line + k * out->stride[1];
+        depthwise_prefetch(ahead + k * g->x.stride[1], row->scale, g->x.stride[2], many * scale, g->x.stride[3]);
+        depthwise_prefetch(to + row->step * out->stride[2], 1, 0, many, step);
+        for (ptrdiff_t t = 0, m; t < tiles; t++, x += m * scale * FD_VECTOR_BYTES, to += m * step, y += m * y_step) {
+            m = many / tiles + (t < many % tiles);
+            FD_CAT(depthwise_gather, SFX)[scale <= 2 ? scale : 0][m](
+                rows->taps * columns->taps, offset, x, scale * FD_VECTOR_BYTES, w, whole ? to : (char *)tile,
+                whole ? step : FD_VECTOR_BYTES, bias, g->relu, whole ? y : NULL, y_step);
+            for (ptrdiff_t p = 0; !whole && p < m; p++) {
+                if (mask)
+                    FD_CAT(fd_relu_mask, SFX)(tile + p * lanes, mask->type, y + p * y_step, mask->stride[1], channels);
+                FD_CAT(fd_write, SFX)(out->type, tile + p * lanes, to + p * step, out->stride[1], channels);
+            }
         }
     }
 }
@@ -97,9 +102,8 @@ static int FD_CAT(depthwise_gather_task, SFX)(void *context, ptrdiff_t index) {
         for (ptrdiff_t phase = 0, tap = 0; phase < row->classes * column->classes; phase++) {
             const depthwise_class *rows = &row->at[phase / column->classes], *columns = &column->at[phase % column->classes];
             if (i < rows->count && b.j < columns->count)
-                for (ptrdiff_t k = 0; k < b.channels; k += lanes)
-                    FD_CAT(depthwise_row, SFX)(g, &b, i, rows, columns, offset + tap, k, buffer + k / lanes * size,
-                                               (const T *)g->packed + (b.c + k) * g->taps + tap * lanes, tile);
+                FD_CAT(depthwise_row, SFX)(g, &b, i, rows, columns, offset + tap, buffer,
+                                           (const T *)g->packed + b.c * g->taps + tap * lanes, tile);
             tap += rows->taps * columns->taps;
         }
     }

@@ -18,11 +18,11 @@ REACH = 64
 #: Bytes of one pixel's channels in a block: two AVX-512 vectors; three rows of 112 such pixels fit in L1.
 PIXEL_BYTES = 128
 #: Bytes of the copy of a block, which is to stay in L2.
-BUFFER_BYTES = 256 * 1024
+BUFFER_BYTES = 96 * 1024
 #: Tasks of backward_weight: slices times blocks of channels.
 TASKS = 32
 #: Pixels that a register tile of backward_weight sums.
-PIXELS = 512
+PIXELS = 128
 
 
 class Plan(NamedTuple):
