@@ -1,6 +1,6 @@
 """Where the depthwise convolution runs, its blocks, what it costs and how much scratch memory it takes.
 
-Everything here is a function of Problem and ISA level: the blocks of backward_weight, its lines and slices order the sums.
+Everything here is a function of Problem and ISA level: blocks, lines and slices order the sums of backward_weight.
 """
 
 from __future__ import annotations
@@ -72,7 +72,8 @@ def plan(problem: Problem, isa: str) -> Plan:
     """Blocks: long rows of a few cache lines of channels; enough of them for many cores, and in backward_weight so small
     that the copy stays in L2."""
     n, k = problem.shapes[0][0], problem.shapes[1][0]
-    (sh, sw), (oh, ow) = problem.stride, problem.grid()
+    sh, sw = problem.stride
+    oh, ow = problem.grid()
     if problem.direction == "backward_input":
         oh, ow = -(-problem.shapes[0][2] // sh), -(-problem.shapes[0][3] // sw)
     size = itemsize(problem.compute)
@@ -95,7 +96,8 @@ def plan(problem: Problem, isa: str) -> Plan:
 
 def cost(problem: Problem, isa: str) -> float:
     """Rough nanoseconds of one thread: products, and about as much as ten of them for the copies of a pixel."""
-    (n, c, h, w), (oh, ow) = problem.shapes[0], problem.grid()
+    n, c, h, w = problem.shapes[0]
+    oh, ow = problem.grid()
     lanes = VECTOR_BYTES[isa] // itemsize(problem.compute)
     wasted = -(-c // lanes) * lanes / c
     return (macs(problem) * wasted + 10.0 * n * c * (h * w + oh * ow)) / macs_per_ns(isa, problem.compute)
