@@ -6,19 +6,20 @@
 
 /* to[x][channel] = run[channel][x]; with a constant number of channels the compiler makes shuffles of it. */
 #define CONV_RUN 256
-static inline __attribute__((always_inline)) void FD_CAT(conv_weave, SFX)(const T *restrict run, ptrdiff_t n, int channels,
-                                                                         T *restrict to) {
+static inline __attribute__((always_inline)) void FD_CAT(conv_weave, SFX)(const T *restrict run, ptrdiff_t n,
+                                                                         int channels, T *restrict to) {
     for (ptrdiff_t x = 0; x < n; x++)
         for (int c = 0; c < channels; c++) to[x * channels + c] = run[c * CONV_RUN + x];
 }
 
-static void FD_CAT(conv_pad_line, SFX)(const fd_tensor *t, const char *from, ptrdiff_t columns, ptrdiff_t channels, T *to,
-                                       ptrdiff_t wide) {
+static void FD_CAT(conv_pad_line, SFX)(const fd_tensor *t, const char *from, ptrdiff_t columns, ptrdiff_t channels,
+                                       T *to, ptrdiff_t wide) {
     const ptrdiff_t sc = t->stride[1], sw = t->stride[3];
     if (channels == wide && (sc == t->itemsize || wide == 1) && (sw == wide * t->itemsize || columns == 1)) {
         FD_CAT(fd_read, SFX)(t->type, from, t->itemsize, to, columns * wide);
     } else if (sc == t->itemsize && channels > 4) {
-        for (ptrdiff_t x = 0; x < columns; x++) FD_CAT(fd_read, SFX)(t->type, from + x * sw, sc, to + x * wide, channels);
+        for (ptrdiff_t x = 0; x < columns; x++)
+            FD_CAT(fd_read, SFX)(t->type, from + x * sw, sc, to + x * wide, channels);
     } else if (channels == wide && (channels == 3 || channels == 2 || channels == 4)) { /* a picture */
         T run[4 * CONV_RUN];
         for (ptrdiff_t x = 0; x < columns; x += CONV_RUN, to += CONV_RUN * wide) {

@@ -26,7 +26,8 @@ typedef struct {
     /* worked out by depthwise_begin */
     depthwise_axis axis[2];
     ptrdiff_t taps, buffer_rows, buffer_columns, row_blocks, column_blocks, channel_blocks, planes;
-    ptrdiff_t *tap, *offset; /* of each phase's taps: r * S + s; and in bytes, a table for each row a window may begin in */
+    ptrdiff_t *tap;    /* of each phase's taps: r * S + s */
+    ptrdiff_t *offset; /* and where they lie in the buffer, in bytes: a table for each row that a window may begin in */
     const void *bias;
     void *packed, *partial;
 } depthwise_call;
@@ -46,16 +47,17 @@ static depthwise_block depthwise_block_of(const depthwise_call *g, ptrdiff_t ind
     return b;
 }
 
-/* Asks for what the next row will read or write. There are so few operations for each byte that waiting for memory would
- * take longer than the rest (32 channels, 112 x 112: 1.75 ms without, 1.1 ms with it). An address beside the array does
- * no harm. */
+/* Asks for what the next row will read or write. There are so few operations for each byte that waiting for memory
+ * would take longer than the rest (32 channels, 112 x 112: 1.75 ms without, 1.1 ms with it). An address beside the
+ * array does no harm. */
 static inline void depthwise_prefetch(const char *p, ptrdiff_t rows, ptrdiff_t line, ptrdiff_t pixels, ptrdiff_t step) {
     for (; rows > 0; rows--, p += line)
         for (ptrdiff_t i = 0; i < pixels; i++) __builtin_prefetch(p + i * step);
 }
 
 /* Forward has one class, position q reading q * stride + t * dilation - pad. The gradient has one for each remainder by
- * the stride: position h of the input met position i of the output at tap t where h = i * stride + t * dilation - pad. */
+ * the stride: position h of the input met position i of the output at tap t where h = i * stride + t * dilation - pad.
+ */
 static int depthwise_axis_of(const depthwise_call *g, int a, depthwise_axis *axis) {
     const ptrdiff_t kernel = g->w.shape[2 + a], size = g->out.shape[2 + a], stride = g->stride[a];
     ptrdiff_t *table = (ptrdiff_t *)rt->push((size_t)(2 * kernel) * sizeof(ptrdiff_t));
@@ -131,7 +133,8 @@ static int depthwise_begin(depthwise_call *g, int weight, ptrdiff_t lanes, ptrdi
 
 static int depthwise_gather_start(depthwise_call *g, const fd_tensor *bias, int threads) {
     if (g->out.size == 0) return FD_OK;
-    return g->out.type == FD_F64 ? depthwise_gather_run_f64(g, bias, threads) : depthwise_gather_run_f32(g, bias, threads);
+    return g->out.type == FD_F64 ? depthwise_gather_run_f64(g, bias, threads)
+                                 : depthwise_gather_run_f32(g, bias, threads);
 }
 static int depthwise_weight_start(depthwise_call *g, int threads) {
     if (g->w.size == 0) return FD_OK;

@@ -52,11 +52,12 @@ static int FD_CAT(depthwise_direct, SFX)(const fd_tensor *t) {
 
 /* Row i of one phase. */
 static void FD_CAT(depthwise_row, SFX)(const depthwise_call *g, const depthwise_block *b, ptrdiff_t i,
-                                       const depthwise_class *rows, const depthwise_class *columns, const ptrdiff_t *offset,
-                                       const T *buffer, const T *w, T *tile) {
+                                       const depthwise_class *rows, const depthwise_class *columns,
+                                       const ptrdiff_t *offset, const T *buffer, const T *w, T *tile) {
     const fd_tensor *out = &g->out, *mask = g->mask;
     const depthwise_axis *row = &g->axis[0], *column = &g->axis[1];
-    const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX), size = g->buffer_rows * g->buffer_columns * lanes, scale = column->scale;
+    const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX), size = g->buffer_rows * g->buffer_columns * lanes;
+    const ptrdiff_t scale = column->scale;
     const ptrdiff_t h = rows->start + i * row->step, v = columns->start + b->j * column->step;
     const ptrdiff_t many = fd_min(g->columns, columns->count - b->j), tiles = fd_ceil_div(many, DEPTHWISE_PIXELS);
     const ptrdiff_t step = column->step * out->stride[3], y_step = mask ? column->step * mask->stride[3] : 0;
@@ -100,7 +101,8 @@ static int FD_CAT(depthwise_gather_task, SFX)(void *context, ptrdiff_t index) {
         b.filled = fd_max(b.filled, top); /* rows between windows */
         FD_CAT(depthwise_fill, SFX)(g, &b, top + row->last - row->first + 1, buffer);
         for (ptrdiff_t phase = 0, tap = 0; phase < row->classes * column->classes; phase++) {
-            const depthwise_class *rows = &row->at[phase / column->classes], *columns = &column->at[phase % column->classes];
+            const depthwise_class *rows = &row->at[phase / column->classes];
+            const depthwise_class *columns = &column->at[phase % column->classes];
             if (i < rows->count && b.j < columns->count)
                 FD_CAT(depthwise_row, SFX)(g, &b, i, rows, columns, offset + tap, buffer,
                                            (const T *)g->packed + b.c * g->taps + tap * lanes, tile);

@@ -15,14 +15,16 @@ static int FD_CAT(depthwise_weight_task, SFX)(void *context, ptrdiff_t index) {
     const ptrdiff_t together = parts > 1 ? 1 : fd_min(DEPTHWISE_RUNS, DEPTHWISE_TAPS / length);
     const ptrdiff_t planes = fd_ceil_div(g->channels, lanes);
     const int direct = FD_CAT(depthwise_direct, SFX)(&g->out) && g->out.shape[1] % lanes == 0;
-    T *buffer = (T *)rt->push((size_t)(planes * size) * sizeof(T)), *dout = (T *)rt->push((size_t)(planes * d_size) * sizeof(T));
+    T *buffer = (T *)rt->push((size_t)(planes * size) * sizeof(T));
+    T *dout = (T *)rt->push((size_t)(planes * d_size) * sizeof(T)); /* a copy of it, where it is not whole vectors */
     if (!buffer || !dout) return FD_NO_MEMORY;
     depthwise_block b = depthwise_block_of(g, first, index % g->channel_blocks);
     T *sums = (T *)g->partial + (slice * g->planes * lanes + b.c) * g->taps;
     memset(sums, 0, (size_t)(fd_round_up(b.channels, lanes) * g->taps) * sizeof(T));
     for (ptrdiff_t block = first; block < last; block++) {
         b = depthwise_block_of(g, block, index % g->channel_blocks);
-        const ptrdiff_t rows = fd_min(g->rows, g->out.shape[2] - b.i), columns = fd_min(g->columns, g->out.shape[3] - b.j);
+        const ptrdiff_t rows = fd_min(g->rows, g->out.shape[2] - b.i);
+        const ptrdiff_t columns = fd_min(g->columns, g->out.shape[3] - b.j);
         for (ptrdiff_t i = 0; i < rows; i += g->lines) {
             const ptrdiff_t lines = fd_min(g->lines, rows - i);
             const char *d = fd_at(&g->out, b.n, b.c, b.i + i, b.j);

@@ -69,8 +69,8 @@ def _buffer(problem: Problem, rows: int, columns: int) -> int:
 
 @functools.lru_cache(maxsize=4096)
 def plan(problem: Problem, isa: str) -> Plan:
-    """Blocks: long rows of a few cache lines of channels; enough of them for many cores, and in backward_weight so small
-    that the copy stays in L2."""
+    """Blocks: long rows of a few cache lines of channels; enough of them for many cores, and in backward_weight so
+    small that the copy stays in L2."""
     n, k = problem.shapes[0][0], problem.shapes[1][0]
     sh, sw = problem.stride
     oh, ow = problem.grid()

@@ -16,6 +16,6 @@ padding included and channels interleaved, into scratch memory; no im2col copy i
 * backward_weight: a register tile of taps x output channels; for each pixel the scalars at its taps times the vectors
   of dout. A tile sums over one block of one image, its sum is added to that of a slice of blocks, and the slices are
   added up in order.
-* backward_input: the taps are the columns of a product of dout with the weights, a row of which is added to the runs
-  that the output pixel read, in a zero padded block of dx that belongs to one task.
+
+backward_input has no row here: nobody asks for the gradient of a picture while training.
 """

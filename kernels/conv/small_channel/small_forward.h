@@ -22,7 +22,8 @@ static int FD_CAT(small_forward_task, SFX)(void *context, ptrdiff_t index) {
     for (ptrdiff_t k = 0; k < g->wide; k += 2 * lanes) { /* a panel of weights, which stays in L1 or L2 */
         const int nv = g->wide - k > lanes ? 2 : 1, whole = direct && k + nv * lanes <= g->k;
         const ptrdiff_t most = nv == 1 ? SMALL_LIMIT_1 : SMALL_LIMIT_2, tiles = fd_ceil_div(b.columns, most);
-        const ptrdiff_t n = fd_min(nv * lanes, g->k - k), ld = whole ? g->out.stride[3] / (ptrdiff_t)sizeof(T) : nv * lanes;
+        const ptrdiff_t n = fd_min(nv * lanes, g->k - k);
+        const ptrdiff_t ld = whole ? g->out.stride[3] / (ptrdiff_t)sizeof(T) : nv * lanes;
         const T *w = (const T *)g->packed + k * g->taps, *bias = g->bias ? (const T *)g->bias + k : NULL;
         for (ptrdiff_t i = 0; i < b.rows; i++) {
             char *out = fd_at(&g->out, b.n, k, b.i + i, b.j);
@@ -30,8 +31,8 @@ static int FD_CAT(small_forward_task, SFX)(void *context, ptrdiff_t index) {
             const T *x = buffer + i * line;
             for (ptrdiff_t t = 0; t < tiles; t++) { /* of even size: 14 + 1 pixels take longer than 8 + 7 */
                 const ptrdiff_t m = b.columns / tiles + (t < b.columns % tiles);
-                FD_CAT(small_forward, SFX)[nv - 1][m](g->taps, g->offset, (const char *)x, step * (ptrdiff_t)sizeof(T), w, to,
-                                                      ld, bias, g->relu);
+                FD_CAT(small_forward, SFX)[nv - 1][m](g->taps, g->offset, (const char *)x,
+                                                      step * (ptrdiff_t)sizeof(T), w, to, ld, bias, g->relu);
                 x += m * step;
                 to += m * ld;
             }

@@ -28,7 +28,7 @@ static int FD_CAT(small_weight_task, SFX)(void *context, ptrdiff_t slice) {
      * channels: 150 instead of 100). */
     const int direct = g->out.type == (sizeof(T) == 8 ? FD_F64 : FD_F32) && g->out.stride[1] == size && g->k == wide &&
                        wide <= 2 * lanes;
-    /* 27 taps (3 x 3 x 3) x 1 vector: dout, far larger than the rest, is read once and not once for each run of taps. */
+    /* 27 taps (3 x 3 x 3) x 1 vector: dout, far larger than the rest, is read once, not once for each run of taps. */
     const int one_tile = g->taps > SMALL_LIMIT_2 && g->taps <= SMALL_LIMIT_1 && g->runs <= SMALL_RUNS;
     T *buffer = FD_CAT(small_buffer, SFX)(g), *copy = NULL, *sum = (T *)g->partial + slice * g->taps * wide;
     if (!direct) copy = (T *)rt->push((size_t)(g->rows * g->columns * wide) * sizeof(T));
@@ -50,9 +50,9 @@ static int FD_CAT(small_weight_task, SFX)(void *context, ptrdiff_t slice) {
                 for (ptrdiff_t part = 0; part < parts; part++) {
                     const ptrdiff_t length = g->run_length / parts + (part < g->run_length % parts);
                     for (ptrdiff_t i = 0; i < q; i++) starts[i] = g->offset[tap + i * g->run_length];
-                    FD_CAT(small_weight, SFX)[nv - 1][q - 1][length](b.rows, b.columns, (const char *)buffer, x_line, x_step,
-                                                                     starts, d + k * size, d_line, d_step,
-                                                                     sum + tap * wide + k, g->run_length * wide, wide);
+                    FD_CAT(small_weight, SFX)[nv - 1][q - 1][length](
+                        b.rows, b.columns, (const char *)buffer, x_line, x_step, starts, d + k * size, d_line, d_step,
+                        sum + tap * wide + k, g->run_length * wide, wide);
                     tap += length;
                 }
             }
