@@ -98,7 +98,9 @@ def _chunk(problem: Problem, rows: tuple[Axis, ...], columns: tuple[Axis, ...], 
     height = _even(rows[0].length, most)
     images = 1
     if height == rows[0].length and width == columns[0].length:
-        images = _even(batch, max(1, min(positions // (height * width), CHUNK // bytes_of(height, width), batch // TASKS)))
+        images = _even(
+            batch, max(1, min(positions // (height * width), CHUNK // bytes_of(height, width), batch // TASKS))
+        )
     return Chunk(images, height, width)
 
 
