@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 VECTOR_BYTES = {"baseline": 16, "v3": 32, "v4": 64}
+#: Accumulators of the largest register tile (tiles.h.in): its rows times its vectors.
+TILE_VECTORS = {"baseline": 12, "v3": 12, "v4": 28}
 
 
 def itemsize(compute: str) -> int:

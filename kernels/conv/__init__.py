@@ -5,8 +5,8 @@ With x (N, C, H, W), w (K, C/groups, R, S), out (N, K, OH, OW) by ``geometry.win
     out[n, k, i, j] = f(sum_{c, r, s} w[k, c, r, s] * x[n, g*C/groups + c, i*stride_h + r*dilation_h - top,
                                                                            j*stride_w + s*dilation_w - left] + b[k])
 
-where x is 0 outside its borders. ``Problem.shapes == (x, w)`` in all directions but backward_bias, which has (dout,). ``Problem.orders`` are those of the
-inputs: (x, w), (dout, w), (dout, x) and (dout,).
+where x is 0 outside its borders. ``Problem.shapes == (x, w)`` in all directions but
+backward_bias, which has (dout,); ``Problem.orders`` are those of the inputs: (x, w), (dout, w), (dout, x) and (dout,).
 
 * ``conv2d_forward(problem, x, w, b, out, threads)``: ``epilogue`` is ``"none"`` (b is None, f the identity), ``"bias"``
   or ``"bias_relu"`` (f(v) = 0 where v <= 0, else v: NaN passes).
@@ -22,7 +22,7 @@ inputs: (x, w), (dout, w), (dout, x) and (dout,).
 
 Arrays have dtype ``storage`` and any strides; b and db any float dtype of at most the compute width. The fast path is
 channels-last memory. Outputs are written completely and must not overlap inputs. An empty batch gives empty outputs and
-zero dw and db. Beyond the borders of x (of dout in backward_input) a kernel may add products with 0 or leave them
-out: where the other factor holds NaN or infinities, elements that only such products make NaN may be NaN or not. Sums run in the
-compute dtype, in blocks laid down in ``plan.py``, and are rounded to storage once.
+zero dw and db. Beyond the borders of x (of dout in backward_input) a kernel may add products with 0 or leave them out:
+where the other factor holds NaN or infinities, elements that only such products make NaN may be NaN or not. Sums run in
+the compute dtype, in blocks laid down in ``plan.py``, and are rounded to storage once.
 """

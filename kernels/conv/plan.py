@@ -85,16 +85,18 @@ def macs(problem: Problem) -> float:
 
 
 def cost(problem: Problem, isa: str) -> float:
-    """Rough nanoseconds of one thread: the products, and the copy of each gathered element (0.15 ns)."""
+    """Rough nanoseconds of one thread: the products, the copy of each gathered element (0.15 ns), and the weight,
+    packed (0.5 ns each) or written tap by tap (4 ns)."""
     if problem.direction == "backward_bias":
         return 0.0
-    k, c, *_ = problem.shapes[1]
+    k, c, *taps = problem.shapes[1]
+    weights = math.prod((k, c, *taps)) * (4 if problem.direction == "backward_weight" else 0.5)
     k //= problem.groups
     produced = c if problem.direction == "backward_input" else k
     nr = panel_width(isa, problem.compute, produced)
     wasted = -(-produced // nr) * nr / max(produced, 1)
     every = macs(problem)
-    return every * wasted / macs_per_ns(isa, problem.compute) + 0.15 * every / max(produced, 1)
+    return every * wasted / macs_per_ns(isa, problem.compute) + 0.15 * every / max(produced, 1) + weights
 
 
 def workspace(problem: Problem, isa: str, threads: int) -> int:

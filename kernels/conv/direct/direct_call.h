@@ -26,17 +26,24 @@ typedef struct {
     void *packed, *partial;
 } direct_call;
 
-/* The source positions that a run of output positions reads, in all classes of an axis. */
+/* The source positions that a run of output positions reads, in all classes of an axis, as they lie in a chunk's buffer:
+ * `step` for each output position. Where the filter is narrower than the stride nothing is kept of those in between. */
 typedef struct {
-    ptrdiff_t first, count;
+    ptrdiff_t first, count, step, scale, low; /* low: offset of an output position's first source position */
 } direct_span;
 
 static inline direct_span direct_span_of(const direct_axis *axes, int classes, ptrdiff_t q0, ptrdiff_t q1) {
     ptrdiff_t low = PTRDIFF_MAX, high = PTRDIFF_MIN;
-    for (int i = 0; i < classes; i++) /* a stride larger than the filter leaves classes without taps */
+    for (int i = 0; i < classes; i++)
         if (axes[i].taps) low = fd_min(low, axes[i].offset), high = fd_max(high, axes[i].offset + axes[i].taps);
-    if (low > high) low = high = 0;
-    return (direct_span){q0 * axes[0].scale + low, (q1 - q0 - 1) * axes[0].scale + high - low};
+    if (low > high) low = high = 0; /* no taps at all: gradients of 0 */
+    const ptrdiff_t scale = axes[0].scale, step = fd_min(scale, high - low);
+    return (direct_span){q0 * scale + low, (q1 - q0 - 1) * step + high - low, step, scale, low};
+}
+
+/* The source position of buffer position i. */
+static inline ptrdiff_t direct_source(const direct_span *s, ptrdiff_t i) {
+    return s->first + (s->step == s->scale ? i : i / s->step * s->scale + i % s->step);
 }
 
 /* Which chunk a task works on: a few images, a few rows, a piece of each row. */
@@ -66,12 +73,14 @@ static direct_chunk direct_chunk_of(const direct_call *g, ptrdiff_t index) {
 
 #define T float
 #define SFX f32
+#include "direct_pack.h"
 #include "direct_gather.h"
 #include "direct_weight.h"
 #undef T
 #undef SFX
 #define T double
 #define SFX f64
+#include "direct_pack.h"
 #include "direct_gather.h"
 #include "direct_weight.h"
 #undef T

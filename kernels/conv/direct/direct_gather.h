@@ -26,28 +26,29 @@ static inline void FD_CAT(direct_deal, SFX)(int type, const char *from, ptrdiff_
 static void FD_CAT(direct_fill, SFX)(const fd_tensor *x, const direct_chunk *k, ptrdiff_t channel, ptrdiff_t channels,
                                      ptrdiff_t cb, T *to) {
     const ptrdiff_t width = k->columns.count, plane = k->images * k->rows.count * width;
-    const ptrdiff_t left = fd_min(fd_max(-k->columns.first, 0), width);
-    const ptrdiff_t right = fd_max(left, fd_min(x->shape[3] - k->columns.first, width));
-    const int merged = cb >= channels && x->stride[1] == x->itemsize && x->stride[3] == x->itemsize * channels;
+    const ptrdiff_t whole = channels - channels % cb, rest = channels - whole; /* the last block may be narrower */
+    const int dense = k->columns.step == k->columns.scale;
+    const int merged = dense && cb >= channels && x->stride[1] == x->itemsize && x->stride[3] == x->itemsize * channels;
+    ptrdiff_t left = 0, right = width; /* inside the image */
+    while (left < width && direct_source(&k->columns, left) < 0) left++;
+    while (right > left && direct_source(&k->columns, right - 1) >= x->shape[3]) right--;
     for (ptrdiff_t n = 0; n < k->images; n++) {
         for (ptrdiff_t i = 0; i < k->rows.count; i++) {
-            const ptrdiff_t line = (n * k->rows.count + i) * width, y = k->rows.first + i;
+            const ptrdiff_t line = (n * k->rows.count + i) * width, y = direct_source(&k->rows, i);
             const int inside = y >= 0 && y < x->shape[2];
             const ptrdiff_t a = inside ? left : width, b = inside ? right : width;
-            const char *from = x->data + (k->n0 + n) * x->stride[0] + channel * x->stride[1] + y * x->stride[2] +
-                               (k->columns.first + a) * x->stride[3];
+            const char *row = x->data + (k->n0 + n) * x->stride[0] + channel * x->stride[1] + y * x->stride[2];
             for (ptrdiff_t c = 0; c < channels; c += cb) {
                 const ptrdiff_t wide = fd_min(cb, channels - c);
-                T *row = to + c * plane + line * wide;
-                memset(row, 0, (size_t)(a * wide) * sizeof(T));
-                memset(row + b * wide, 0, (size_t)((width - b) * wide) * sizeof(T));
+                T *at = to + c * plane + line * wide;
+                memset(at, 0, (size_t)(a * wide) * sizeof(T));
+                memset(at + b * wide, 0, (size_t)((width - b) * wide) * sizeof(T));
             }
-            if (merged) {
-                if (b > a) FD_CAT(fd_read, SFX)(x->type, from, x->itemsize, to + (line + a) * channels, (b - a) * channels);
-                continue;
-            }
-            const ptrdiff_t whole = channels - channels % cb, rest = channels - whole; /* the last block is narrower */
-            for (ptrdiff_t j = a; j < b; j++, from += x->stride[3]) {
+            if (merged && b > a)
+                FD_CAT(fd_read, SFX)(x->type, row + (k->columns.first + a) * x->stride[3], x->itemsize,
+                                     to + (line + a) * channels, (b - a) * channels);
+            for (ptrdiff_t j = a; j < b && !merged; j++) {
+                const char *from = row + direct_source(&k->columns, j) * x->stride[3];
                 FD_CAT(direct_deal, SFX)(x->type, from, x->stride[1], whole, cb, to + (line + j) * cb, plane * cb);
                 if (rest)
                     FD_CAT(fd_read, SFX)(x->type, from + whole * x->stride[1], x->stride[1],
@@ -55,37 +56,6 @@ static void FD_CAT(direct_fill, SFX)(const fd_tensor *x, const direct_chunk *k, 
             }
         }
     }
-}
-
-/* ---- weights: [class of rows, class of columns][group][panel][block of channels][r][s][channel][nr] -------------- */
-
-static inline ptrdiff_t FD_CAT(direct_weights, SFX)(const direct_call *g, int rc, int cc) {
-    return g->groups * g->panels * g->rows[rc].taps * g->columns[cc].taps * g->reduce * g->nr;
-}
-
-static int FD_CAT(direct_pack_task, SFX)(void *context, ptrdiff_t index) {
-    const direct_call *g = (const direct_call *)context;
-    const ptrdiff_t panel = index % g->panels, group = index / g->panels;
-    const ptrdiff_t n0 = panel * g->nr, n = fd_min(g->nr, g->produce - n0);
-    const char *from = g->weight.data + group * g->w_group + n0 * g->w_produce;
-    T *class_at = (T *)g->packed;
-    for (int rc = 0; rc < g->row_classes; rc++)
-        for (int cc = 0; cc < g->column_classes; cc++) {
-            const direct_axis *row = &g->rows[rc], *column = &g->columns[cc];
-            T *to = class_at + (group * g->panels + panel) * row->taps * column->taps * g->reduce * g->nr;
-            for (ptrdiff_t c = 0; c < g->reduce; c += g->cb) {
-                const ptrdiff_t wide = fd_min(g->cb, g->reduce - c);
-                for (ptrdiff_t r = 0; r < row->taps; r++)
-                    for (ptrdiff_t s = 0; s < column->taps; s++, to += wide * g->nr)
-                        FD_CAT(fd_pack_panel, SFX)(to, g->nr, g->weight.type,
-                                                   from + c * g->w_reduce +
-                                                       (row->tap + r * row->tap_step) * g->weight.stride[2] +
-                                                       (column->tap + s * column->tap_step) * g->weight.stride[3],
-                                                   wide, g->w_reduce, n, g->w_produce);
-            }
-            class_at += FD_CAT(direct_weights, SFX)(g, rc, cc);
-        }
-    return FD_OK;
 }
 
 /* ---- forward and backward_input ---------------------------------------------------------------------------------- */
@@ -138,9 +108,9 @@ static void FD_CAT(direct_tiles, SFX)(const direct_call *g, const direct_chunk *
                 const ptrdiff_t y = q * row->scale + row->offset; /* filter rows in the padding are skipped */
                 const ptrdiff_t first = fd_min(fd_max(-y, 0), row->taps);
                 const ptrdiff_t last = fd_max(first, fd_min(g->source.shape[2] - y, row->taps));
-                const T *at = a + c0 * plane + ((n * k->rows.count + y + first - k->rows.first) * width +
-                                                k->p0 * column->scale + column->offset - k->columns.first) * wide;
-                FD_CAT(fd_panel_runs, SFX)(nv, m, last - first, width * wide, inner, at, column->scale * wide, 1,
+                const ptrdiff_t line = (q - k->q0) * k->rows.step + row->offset - k->rows.low + first;
+                const T *at = a + c0 * plane + ((n * k->rows.count + line) * width + column->offset - k->columns.low) * wide;
+                FD_CAT(fd_panel_runs, SFX)(nv, m, last - first, width * wide, inner, at, k->columns.step * wide, 1,
                                            b + first * inner * nr, nr, sums, nr, c0 > 0);
             }
     }

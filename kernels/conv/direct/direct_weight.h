@@ -61,10 +61,10 @@ static int FD_CAT(direct_weight_task, SFX)(void *context, ptrdiff_t index) {
                     for (ptrdiff_t n = 0; n < k.images; n++) {
                         const T *dout = ready ? (const T *)(d->data + (k.n0 + n) * d->stride[0] + k.q0 * d->stride[2])
                                               : b + (panel * k.images + n) * image;
-                        FD_CAT(fd_panel_runs, SFX)(nv, rows, q1 - q0, row->scale * line, m,
+                        FD_CAT(fd_panel_runs, SFX)(nv, rows, q1 - q0, k.rows.step * line, m,
                                                    a + (c * k.images + n * wide) * plane +
-                                                       ((q0 - k.q0) * row->scale + r) * line,
-                                                   1, column->scale * wide, dout + (q0 - k.q0) * m * nr, nr, to, nr,
+                                                       ((q0 - k.q0) * k.rows.step + r) * line,
+                                                   1, k.columns.step * wide, dout + (q0 - k.q0) * m * nr, nr, to, nr,
                                                    chunk > first || n > 0);
                     }
                 }
