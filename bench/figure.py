@@ -1,8 +1,8 @@
 """The README's picture: the time of a training step beside its peers, and a training run on MNIST.
 
-    python bench/figure.py STEP.json METRICS.json OUT.png
+    python bench/figure.py RECORD.json METRICS.json OUT.png
 
-STEP.json comes from ``bench/step.py --json``, METRICS.json from ``fastdl train --output``.
+RECORD.json comes from ``bench/step.py --json``, METRICS.json from ``fastdl train --output``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import argparse
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 
@@ -18,25 +19,40 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import MaxNLocator
 
+from fastdl.bench.record import Record, load
+
 OURS, PEERS = "#d1495b", "#8d99ae"
+CASE, MODE, BASE = "deepconvnet", "training_step", "book numpy"
 
 
-def steps(axes, record: dict) -> None:
+def bars(record: Record) -> list[tuple[str, float, float]]:
+    """(label, milliseconds, how many times faster than the book's code), the slowest first."""
+    found = [m for m in record.measurements if (m.case, m.op) == (CASE, MODE)]
+    base = next((m.median for m in found if m.participant == BASE), None)
+    if base is None:
+        raise SystemExit(f"the record has no {MODE} of {CASE} by {BASE}")
+    found.sort(key=lambda m: -m.median)
+    return [(f"{m.participant}, {m.dtype}", 1e3 * m.median, base / m.median) for m in found]
+
+
+def steps(axes: Any, record: Record) -> None:
     """Bars of the median times, the fastest at the bottom, each with its ratio to the book's."""
-    items = sorted(record["steps"].items(), key=lambda item: -item[1]["median"])
-    names = [name for name, _ in items]
-    medians = [entry["median"] * 1e3 for _, entry in items]
-    colors = [OURS if name.startswith("fastdl") else PEERS for name in names]
-    axes.barh(names, medians, color=colors)
-    for place, (_, entry) in enumerate(items):
-        axes.text(entry["median"] * 1e3, place, f"  {entry['median'] * 1e3:.0f} ms, {entry['ratio']:.1f}×", va="center")
-    axes.set_xlim(0, max(medians) * 1.3)
+    found = bars(record)
+    axes.barh(
+        [label for label, _, _ in found],
+        [milliseconds for _, milliseconds, _ in found],
+        color=[OURS if label.startswith("fastdl") else PEERS for label, _, _ in found],
+    )
+    for place, (_, milliseconds, ratio) in enumerate(found):
+        axes.text(milliseconds, place, f"  {milliseconds:.0f} ms, {ratio:.1f}×", va="center")
+    first = next(m for m in record.measurements if (m.case, m.op) == (CASE, MODE))
+    axes.set_xlim(0, 1.3 * max(milliseconds for _, milliseconds, _ in found))
     axes.invert_yaxis()
-    axes.set_xlabel(f"milliseconds for {record['batch']} images, {record['threads']} threads (median)")
+    axes.set_xlabel(f"milliseconds for {first.settings['batch']} images, {first.threads} threads (median)")
     axes.set_title("One training step of DeepConvNet")
 
 
-def curve(axes, metrics: dict) -> None:
+def curve(axes: Any, metrics: dict[str, Any]) -> None:
     """Accuracy on the test images after each epoch."""
     epochs = metrics["epochs"]
     axes.plot([e["epoch"] for e in epochs], [100 * e["test_accuracy"] for e in epochs], "o-", color=OURS, markersize=4)
@@ -52,12 +68,12 @@ def curve(axes, metrics: dict) -> None:
 def main() -> None:
     """Draws both and writes the file, whole or not at all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("step", type=Path)
+    parser.add_argument("record", type=Path)
     parser.add_argument("metrics", type=Path)
     parser.add_argument("out", type=Path)
     options = parser.parse_args()
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 3.6), width_ratios=[1.35, 1], layout="constrained")
-    steps(left, json.loads(options.step.read_text()))
+    steps(left, load(options.record))
     curve(right, json.loads(options.metrics.read_text()))
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)

@@ -1,172 +1,473 @@
-"""One DeepConvNet training step, batch 100, Adam: fastdl against book-style NumPy, and PyTorch where it is installed.
+"""Whole networks: one training step (forward, loss, backward, Adam) and inference, fastdl against its peers.
 
-    python bench/step.py [--threads 2] [--rounds 15] [--dtype float32] [--json FILE]
+    python bench/step.py                                      # DeepConvNet, batch 100: also book-style NumPy
+    python bench/step.py --net alexnet,vgg16 --threads 2 --json nets.json
 
 Each participant lives in a process of its own (in a shared one, the large arrays of the book's code change how malloc
 serves PyTorch, and with it PyTorch's time by a third), all at once, and steps when it is told to: the rounds are
-interleaved. In each round a participant does one step to warm up and three that are timed, as in a training loop.
-Before that, the gradients of fastdl and of the book-style code are compared on one batch, dropout off.
+interleaved. In each round a participant does one step to warm up and some that are timed, as in a training loop. Before
+that, another process compares gradients (in float64) and scores on a small batch, dropout off.
+
+Memory is that of the process: resident before the first step (libraries, network, one batch), and the most until the
+last one. Ctrl-C ends early and keeps what was measured.
 """
 
 from __future__ import annotations
 
 import argparse
+import ctypes
+import gc
 import importlib.util
 import itertools
 import json
+import math
 import os
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from layers import words
 
 HERE = Path(__file__).parent
-BOOK, FASTDL = "book-style NumPy, float64", "fastdl"
-TORCH = ("PyTorch NCHW, float32", "PyTorch channels_last, float32")
+BOOK, OURS = "book numpy", "fastdl"
+TORCH = ("torch nchw", "torch channels_last")
+MODES = ("training_step", "inference")
 
 
-def arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2, help="threads of every participant (default 2)")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds of three timed steps (default 15)")
-    parser.add_argument("--batch", type=int, default=100, help="images in a batch (default 100)")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "float64"], help="of fastdl's parameters")
-    parser.add_argument("--json", metavar="FILE", help="write the figures here as well")
-    parser.add_argument("--participant", help=argparse.SUPPRESS)  # this process is one of them
-    return parser.parse_args()
+class Network(NamedTuple):
+    """A network that all participants can build."""
+
+    image: tuple[int, int, int]
+    classes: int
+    batch: int  # of the measurement
+    small: int  # of the comparison
+    rounds: int
+    layers: int  # with weights
+    build: Callable[..., Any]  # dtype -> fastdl's
+    book: bool = False  # there is a book-style one
 
 
-def gradient_difference(dtype: str, x, t) -> float:
-    """Largest difference of a gradient, relative to that gradient's largest element, dropout switched off in both."""
-    import numpy as np
-    from peers.book_numpy import BookDeepConvNet, initial_params
-
-    from fastdl.layers import Dropout
+def _deepconvnet(dtype: str) -> Any:
     from fastdl.models import DeepConvNet
 
-    params = initial_params()
-    expected = BookDeepConvNet(params=params, dropout_ratio=0.0).gradient(x, t)
-    net = DeepConvNet(dtype=dtype, seed=0)
-    for name, value in params.items():
-        net.params[name][...] = value
-    dropouts = [layer for layer in net.layers if isinstance(layer, Dropout)]
-    assert len(dropouts) == 2
-    for layer in dropouts:
-        layer.dropout_ratio = 0.0
-    got = net.gradient(x, t)
-    return max(float(np.abs(got[name] - g).max() / np.abs(g).max()) for name, g in expected.items())
+    return DeepConvNet(dtype=dtype, seed=0)
 
 
-def stepper(participant: str, options: argparse.Namespace, x, t) -> Callable[[], object]:
-    """A function that does one training step."""
+def _alexnet(dtype: str) -> Any:
+    from fastdl.models import AlexNet
+
+    return AlexNet(channels=(96, 256, 384, 384, 256), dtype=dtype, seed=0)
+
+
+def _vgg16(dtype: str) -> Any:
+    from fastdl.models import VGG
+
+    return VGG(16, dtype=dtype, seed=0)
+
+
+NETWORKS = {
+    "deepconvnet": Network((1, 28, 28), 10, 100, 100, 15, 8, _deepconvnet, book=True),
+    "alexnet": Network((3, 227, 227), 1000, 16, 2, 7, 8, _alexnet),
+    "vgg16": Network((3, 224, 224), 1000, 16, 1, 5, 16, _vgg16),
+}
+
+
+def arguments(command: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--net", type=words, default=["deepconvnet"], help=f"{', '.join(NETWORKS)} (default deepconvnet)")
+    add("--modes", type=words, default=list(MODES), help=f"{', '.join(MODES)} (default both)")
+    add("--threads", type=int, default=2, help="threads of every participant (default 2)")
+    add("--rounds", type=int, help="turns of each participant (default: 5 to 15, as the network is large)")
+    add("--batch", type=int, help="images in a batch (default: 100 for DeepConvNet, 16 for the others)")
+    add(
+        "--dtype", default="float32", choices=["float32", "float64"], help="of fastdl and PyTorch; the book has float64"
+    )
+    add("--json", type=Path, metavar="FILE", help="write the record here")
+    add("--participant", help=argparse.SUPPRESS)  # this process is one of them, or the one that compares
+    options = parser.parse_args(command)
+    for name, given, known in (("--net", options.net, NETWORKS), ("--modes", options.modes, MODES)):
+        if unknown := sorted(set(given) - set(known)):
+            parser.error(f"{name}: {unknown[0]!r} is none of {', '.join(known)}")
+    if options.threads < 1 or (options.rounds or 1) < 1 or (options.batch or 1) < 1:
+        parser.error("--threads, --rounds and --batch are at least 1")
+    return options
+
+
+def batch(network: Network, size: int, dtype: str) -> tuple[Any, Any]:
+    """Random images and labels."""
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    images = rng.random((size, *network.image), dtype=np.float32).astype(dtype)
+    return images, rng.integers(0, network.classes, size)
+
+
+# ---- in the process of a participant --------------------------------------------------------------------------------
+
+
+def tolerance(network: Network, mode: str, participant: str, dtype: str) -> float:
+    """Relative to the largest element: in each layer roundings of sums as long as a filter's gradient's (a product for
+    each pixel of the batch) add up, most of them cancelling. ``compare`` says in which dtype."""
+    import numpy as np
+
+    if mode == "training_step" or participant == BOOK:
+        dtype = "float64"
+    longest = network.small * math.prod(network.image[1:])
+    return 4 * network.layers * math.sqrt(longest) * float(np.finfo(dtype).eps) / 2
+
+
+def compare(name: str, dtype: str) -> dict[str, dict[str, float]]:
+    """For each participant and mode the largest difference from fastdl, relative to the largest element; dropout off.
+
+    Gradients are compared in float64: in float32 a rounding now and then puts a ReLU or a maximum on the other side,
+    and a gradient that depends on it is then another one (1% of the largest in one image of VGG-16). Scores do not jump
+    there and are compared in the dtype of the measurement.
+    """
+    network = NETWORKS[name]
+    x, t = batch(network, network.small, "float64")
+    ours = network.build("float64")
+    for layer in ours.layers:
+        if type(layer).__name__ == "Dropout":
+            layer.dropout_ratio = 0.0
+    gradient = ours.gradient(x, t)
+    found: dict[str, dict[str, float]] = {}
+    if network.book:
+        from peers.book_numpy import BookDeepConvNet
+
+        book = BookDeepConvNet(params=dict(ours.params), dropout_ratio=0.0)
+        found[BOOK] = {"training_step": distance(book.gradient(x, t), gradient)}
+    for participant in TORCH if importlib.util.find_spec("torch") else ():
+        peer = _peer(name, participant, "float64", ours.params)
+        found[participant] = {"training_step": distance(peer.gradient(x, t), gradient)}
+    del gradient
+    if network.book:
+        found[BOOK]["inference"] = distance({"": book.predict(x)}, {"": ours.predict(x)})
+    ours.cast(dtype)
+    scores = {"": ours.predict(x)}
+    for participant in TORCH if importlib.util.find_spec("torch") else ():
+        found[participant]["inference"] = distance(
+            {"": _peer(name, participant, dtype, ours.params).predict(x)}, scores
+        )
+    return found
+
+
+def distance(theirs: dict[str, Any], expected: dict[str, Any]) -> float:
+    """The largest difference in any array, relative to its largest element."""
+    import numpy as np
+
+    return max(float(np.abs(theirs[key] - a).max() / np.abs(a).max()) for key, a in expected.items())
+
+
+def _peer(name: str, participant: str, dtype: str, params: dict[str, Any]) -> Any:
+    """PyTorch's network with these parameters and without dropout."""
+    from peers.torch_net import BUILDERS, TorchNet
+
+    peer = TorchNet(BUILDERS[name], "channels_last" in participant, dtype)
+    peer.load(params)
+    _without_dropout(peer.net)
+    return peer
+
+
+def _without_dropout(net: Any) -> None:
+    """The book's dropout scales in evaluation, so it is taken out."""
+    from torch import nn
+
+    for i, module in enumerate(net):
+        if "Dropout" in type(module).__name__:
+            net[i] = nn.Identity()
+
+
+def stepper(name: str, participant: str, mode: str, options: argparse.Namespace) -> Callable[[], object]:
+    """A function that does it once."""
+    network = NETWORKS[name]
+    x, t = batch(network, options.batch or network.batch, "float32" if participant == BOOK else options.dtype)
     if participant == BOOK:
         from peers.book_numpy import BookAdam, BookDeepConvNet
 
         book, book_adam = BookDeepConvNet(), BookAdam()
+        if mode == "inference":
+            return lambda: book.predict(x)
         return lambda: book_adam.update(book.params, book.gradient(x, t))
     if participant in TORCH:
         import torch
-        from peers.torch_net import TorchDeepConvNet
+        from peers.torch_net import BUILDERS, TorchNet
 
         torch.set_num_threads(options.threads)
-        peer = TorchDeepConvNet(channels_last="channels_last" in participant)
-        return lambda: peer.step(x, t)
+        peer = TorchNet(BUILDERS[name], "channels_last" in participant, options.dtype)
+        return (lambda: peer.predict(x)) if mode == "inference" else (lambda: peer.step(x, t))
     import fastdl
-    from fastdl.models import DeepConvNet
     from fastdl.optim import Adam
 
+    if not fastdl.backend.missing("cython"):
+        fastdl.backend.set_backend("cython")  # a kernel that is missing is an error and not a slow reference
     fastdl.set_num_threads(options.threads)
-    net, adam = DeepConvNet(dtype=options.dtype, seed=0), Adam(0.001)
-    return lambda: adam.update(net.params, net.gradient(x, t))
+    net, adam = network.build(options.dtype), Adam(0.001)
+    if mode == "training_step":
+        return lambda: adam.update(net.params, net.gradient(x, t))
+
+    def predict() -> object:
+        with fastdl.inference():
+            return net.predict(x)
+
+    return predict
 
 
-def batch(size: int):
-    """Random images (size, 1, 28, 28) and labels."""
-    import numpy as np
+def resident(name: str = "VmRSS") -> int | None:
+    """Bytes of this process: now, or with ``VmHWM`` the most so far; None where the system does not tell."""
+    try:
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith(f"{name}:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return None
 
-    rng = np.random.default_rng(0)
-    return rng.random((size, 1, 28, 28), dtype=np.float32), rng.integers(0, 10, size)
+
+def _settle() -> int | None:
+    """Resident bytes after what building the network has left behind is given back; from here on the most counts."""
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts from here
+    except (AttributeError, OSError):
+        return None
+    return resident()
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Does a few steps for each line that comes in, and answers with their times."""
-    step = stepper(options.participant, options, *batch(options.batch))
-    for _ in range(3):
+    """Answers each line with a line of JSON: "work" with kernels and counts, "memory", a number with so many times."""
+    if options.participant == "compare":
+        print(json.dumps(compare(options.net[0], options.dtype)), flush=True)
+        return
+    step = stepper(options.net[0], options.participant, options.modes[0], options)
+    idle = _settle()
+    for _ in range(2):
         step()  # the first calls load and allocate
-    print("ready", flush=True)
-    for _ in sys.stdin:
-        step()
-        times = [time.perf_counter()]
-        for _ in range(3):
+    print(json.dumps("ready"), flush=True)
+    for line in sys.stdin:
+        command = line.strip()
+        if command == "memory":
+            answer: Any = None if idle is None else {"idle": idle, "peak": resident("VmHWM")}
+        elif command == "work":
+            answer = _work(step)
+        else:
             step()
-            times.append(time.perf_counter())
-        print(*(end - start for start, end in itertools.pairwise(times)), flush=True)
+            times = [time.perf_counter()]
+            for _ in range(int(command)):
+                step()
+                times.append(time.perf_counter())
+            answer = [end - start for start, end in itertools.pairwise(times)]
+        print(json.dumps(answer), flush=True)
 
 
-def main() -> int:
+def _work(step: Callable[[], object]) -> dict[str, Any]:
+    """What fastdl's kernels did in one step."""
+    import fastdl
+    from fastdl.bench import work
+
+    with fastdl.explain() as log:
+        step()
+    total = work.Work(0.0, 0.0)
+    for problem, _, count in log.kernels():
+        for _ in range(count):
+            total += work.of(problem)
+    names = dict.fromkeys(f"{problem.op} {problem.direction}: {label}" for problem, label, _ in log.kernels())
+    return {"flop": total.flop, "bytes": total.bytes, "kernels": list(names)}
+
+
+# ---- in the process that measures -----------------------------------------------------------------------------------
+
+
+class Process:
+    """A participant's."""
+
+    def __init__(self, name: str, participant: str, mode: str, options: argparse.Namespace) -> None:
+        command = [sys.executable, str(HERE / "step.py"), "--net", name, "--participant", participant, "--modes", mode]
+        command += ["--threads", str(options.threads), "--dtype", options.dtype]
+        command += ["--batch", str(options.batch or NETWORKS[name].batch)]
+        limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(options.threads))
+        self.participant = participant
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | limits,
+            start_new_session=True,  # Ctrl-C is for the process that measures
+        )
+
+    def read(self) -> Any:
+        """The next answer; RuntimeError where the process has ended."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"{self.participant} has ended with status {self.process.wait()}")
+        return json.loads(line)
+
+    def ask(self, command: str) -> Any:
+        """Sends a line, waits for the answer."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(command + "\n")
+        self.process.stdin.flush()
+        return self.read()
+
+    def close(self) -> None:
+        """Ends it."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+
+
+def participants(network: Network) -> list[str]:
+    """Those that this installation has."""
+    return [*([BOOK] if network.book else []), OURS, *(TORCH if importlib.util.find_spec("torch") else ())]
+
+
+def measure(name: str, mode: str, options: argparse.Namespace, checks: dict, record: Any, bar: Any) -> None:
+    """Appends the measurements of one network and mode, as far as it comes."""
+    from fastdl.bench.record import Check, Measurement, Memory
+    from fastdl.kernels import registry
+
+    network = NETWORKS[name]
+    rounds = options.rounds or network.rounds
+    task = bar.add_task(f"{name} {mode}", total=rounds)
+    processes: list[Process] = []
+    times: dict[str, list[float]] = {}
+    memory: dict[str, Any] = {}
+    work: dict[str, Any] = {}
+    try:
+        for participant in participants(network):  # one builds after the other: the largest take gigabytes
+            processes.append(Process(name, participant, mode, options))
+            processes[-1].read()
+        for process in processes:
+            memory[process.participant] = process.ask("memory")
+            if process.participant == OURS:
+                work = process.ask("work")
+        for _ in range(rounds):
+            for process in processes:
+                time.sleep(0.1)  # the threads of the one before may still spin, waiting for more work
+                times.setdefault(process.participant, []).extend(process.ask("3"))
+            bar.advance(task)
+        for process in processes:
+            memory[process.participant] = process.ask("memory")
+    finally:
+        for process in processes:
+            process.close()
+        levels = registry.available_levels()
+        for participant, seconds in times.items():
+            check = checks.get(participant, {}).get(mode)
+            used = memory.get(participant)
+            record.measurements.append(
+                Measurement(
+                    suite="networks",
+                    case=name,
+                    group=name,
+                    op=mode,
+                    direction="step" if mode == "training_step" else "forward",
+                    dtype="float64" if participant == BOOK else options.dtype,
+                    threads=options.threads,
+                    participant=participant,
+                    isa=levels[-1] if levels else "any",
+                    seconds=seconds,
+                    kernels=work.get("kernels", []) if participant == OURS else [],
+                    flop=work.get("flop"),
+                    bytes=work.get("bytes"),
+                    check=None
+                    if check is None
+                    else Check(check, tolerance(network, mode, participant, options.dtype), OURS),
+                    memory=None if used is None else Memory(**used),
+                    settings={"batch": options.batch or network.batch}
+                    | ({"optimizer": "adam"} if mode == "training_step" else {}),
+                )
+            )
+
+
+def table(record: Any) -> Any:
+    """A line for each participant; ratios to the slowest participant and to PyTorch's better format."""
+    from rich.table import Table
+
+    found = Table(title=f"{record.machine.cpu}, {record.created}", box=None, header_style="bold", pad_edge=False)
+    for column in ("network", "mode", "participant", "dtype"):
+        found.add_column(column, no_wrap=True)
+    for column in ("ms", "spread", "images/s", "to book", "to PyTorch", "MiB over idle"):
+        found.add_column(column, justify="right", no_wrap=True)
+    for m in record.measurements:
+        beside = [o for o in record.measurements if (o.case, o.op) == (m.case, m.op)]
+        book = next((o.median for o in beside if o.participant == BOOK), None)
+        torch = min((o.median for o in beside if o.participant in TORCH), default=None)
+        found.add_row(
+            m.case,
+            m.op,
+            m.participant,
+            m.dtype,
+            f"{1e3 * m.median:.1f}",
+            f"{100 * m.summary.spread:.0f}%",
+            f"{m.settings['batch'] / m.median:,.0f}",
+            "" if book is None else f"{book / m.median:.1f}",
+            "" if torch is None else f"{torch / m.median:.2f}",
+            "" if m.memory is None else f"{m.memory.over_idle / 2**20:,.0f}",
+        )
+    return found
+
+
+def main(command: Sequence[str] | None = None) -> int:
     """Compares, times, prints; 1 where the participants disagree."""
-    options = arguments()
-    sys.path.insert(0, str(HERE))
+    options = arguments(command)
     if options.participant:
         serve(options)
         return 0
-    difference = gradient_difference(options.dtype, *batch(options.batch))
-    # float32 through eight layers and sums of up to 78,400 products; in float64 only the order of sums differs
-    bound = 5e-4 if options.dtype == "float32" else 1e-10
-    if not difference < bound:
-        print(f"the gradients differ by {difference:.1e} of their largest element, more than {bound}", file=sys.stderr)
-        return 1
-
-    ours = f"{FASTDL}, {options.dtype}"
-    names = [BOOK, ours, *(TORCH if importlib.util.find_spec("torch") else ())]
-    environment = os.environ | dict.fromkeys(
-        ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(options.threads)
-    )
-    command = [sys.executable, __file__, "--threads", str(options.threads), "--batch", str(options.batch)]
-    processes = {
-        name: subprocess.Popen(
-            [*command, "--dtype", options.dtype, "--participant", name],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-        )
-        for name in names
-    }  # fmt: skip
-    times: dict[str, list[float]] = {name: [] for name in names}
-    for process in processes.values():
-        if process.stdout.readline().strip() != "ready":
-            return 1
-    for _ in range(options.rounds):
-        for name, process in processes.items():
-            time.sleep(0.1)  # the threads of the one before may still spin, waiting for more work
-            process.stdin.write("step\n")
-            process.stdin.flush()
-            times[name] += map(float, process.stdout.readline().split())
-    for process in processes.values():
-        process.stdin.close()
-        process.wait()
-    report(options, times, difference)
-    return 0
-
-
-def report(options: argparse.Namespace, times: dict[str, list[float]], difference: float) -> None:
-    """The table, and the record where one was asked for."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    base = statistics.median(times[BOOK])
-    table = Table(title=f"One training step, batch {options.batch}, {options.threads} threads")
-    for heading in ("", "median ms", "quartiles ms", "times faster than the book"):
-        table.add_column(heading, justify="right" if heading else "left")
-    record = {"batch": options.batch, "threads": options.threads, "gradient_difference": difference, "steps": {}}
-    for name, values in times.items():
-        low, median, high = statistics.quantiles(values, n=4)
-        table.add_row(name, f"{median * 1e3:.1f}", f"{low * 1e3:.1f} - {high * 1e3:.1f}", f"{base / median:.1f}")
-        record["steps"][name] = {"seconds": values, "median": median, "ratio": base / median}
-    Console().print(table)
-    if options.json:
-        Path(options.json).write_text(json.dumps(record, indent=1))
+    from fastdl.bench import machine, peak
+    from fastdl.bench.record import Record
+
+    errors = Console(stderr=True, highlight=False)
+    record = Record("networks", ["step.py", *(sys.argv[1:] if command is None else command)], machine.describe("torch"))
+    record.peaks = peak.measure([options.threads])
+    columns = (TextColumn("{task.description:32s}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    status = 0
+    with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        try:
+            for name in options.net:
+                comparing = Process(name, "compare", options.modes[0], options)
+                try:
+                    checks = comparing.read()
+                finally:
+                    comparing.close()
+                wrong = False
+                for participant, mode in itertools.product(checks, MODES):
+                    difference = checks[participant][mode]
+                    bound = tolerance(NETWORKS[name], mode, participant, options.dtype)
+                    if not difference <= bound:
+                        wrong = True
+                        errors.print(f"{name} {mode}: {participant} differs by {difference:.1e}, more than {bound:.1e}")
+                if wrong:
+                    status = 1
+                    continue
+                for mode in options.modes:
+                    measure(name, mode, options, checks, record, bar)
+            record.complete = status == 0
+        except KeyboardInterrupt:
+            errors.print(f"interrupted: {len(record.measurements)} measurements are kept", style="yellow")
+            status = 130
+        except RuntimeError as error:
+            errors.print(str(error), style="bold red")
+            status = 1
+    if record.measurements:
+        Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(table(record))
+        if options.json:
+            record.save(options.json)
+    return status
 
 
 if __name__ == "__main__":

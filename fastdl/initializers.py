@@ -10,6 +10,9 @@ from numpy.typing import DTypeLike
 
 Shape = Sequence[int]
 
+#: Numbers that are drawn at once: in the cache, so that a large array costs no second one in float64.
+_BLOCK = 2**15
+
 
 def fan_in(shape: Shape) -> int:
     """Inputs that each output sums: of filters (FN, C, FH, FW) or of a matrix (inputs, outputs)."""
@@ -25,8 +28,14 @@ def normal(
 
     Without ``rng`` they are ``std * numpy.random.randn(*shape)``: the book's stream of numbers.
     """
-    values = np.random.randn(*shape) if rng is None else rng.standard_normal(tuple(shape))
-    return np.asarray(std * values).astype(dtype, copy=False)
+    if rng is None:
+        return np.asarray(std * np.random.randn(*shape)).astype(dtype, copy=False)
+    values = np.empty(tuple(shape), dtype)
+    flat = values.reshape(values.size)
+    for start in range(0, flat.size, _BLOCK):
+        part = flat[start : start + _BLOCK]
+        part[...] = std * rng.standard_normal(part.size)
+    return values
 
 
 def he(shape: Shape, *, dtype: DTypeLike = np.float64, rng: np.random.Generator | None = None) -> np.ndarray:

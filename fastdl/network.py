@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from . import fusion
 from .data.pickles import load_arrays, save_arrays
 from .layers import Layer
 
@@ -20,21 +21,22 @@ from .layers import Layer
 
 
 def forward(layers: Iterable[Any], x: np.ndarray, train_flg: bool) -> np.ndarray:
-    """The output of the last layer."""
-    for layer in layers:
-        x = layer.forward(x, train_flg) if getattr(layer, "takes_train_flg", False) else layer.forward(x)
-    return x
+    """The output of the last layer. Neighbours that can share a kernel do; see :mod:`fastdl.fusion`."""
+    return fusion.forward(list(_unpacked(layers)), x, train_flg)
 
 
-def backward(layers: Sequence[Any], dout: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
+def backward(layers: Iterable[Any], dout: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
     """The gradient by the input of the first layer, or None where it is not needed and the layer can do without."""
-    for layer in reversed(layers[1:]):
-        dout = layer.backward(dout)
-    if not layers:
-        return dout
-    if not need_dx and getattr(layers[0], "can_skip_dx", False):
-        return layers[0].backward(dout, need_dx=False)
-    return layers[0].backward(dout)
+    return fusion.backward(list(_unpacked(layers)), dout, need_dx)
+
+
+def _unpacked(layers: Iterable[Any]) -> Iterator[Any]:
+    """The layers, those of containers in the place of the container, unless that has passes of its own."""
+    for layer in layers:
+        if fusion.runs(layer, Sequential):
+            yield from _unpacked(layer.layers)
+        else:
+            yield layer
 
 
 def leaves(layers: Iterable[Any]) -> Iterator[Layer]:

@@ -112,28 +112,36 @@ def _rows(
     return rows
 
 
+_CONV = "forward backward_input backward_weight"
+
+
+def _conv_rows(
+    folder: str, directions: str, name: str = "", *variant: int, storage: tuple[str, ...] = _FLOATS
+) -> list[Row]:
+    """The rows of a convolution algorithm with a folder of its own, or of its ``variant`` called ``name``."""
+    plan = f".conv.{folder}.plan:"
+    suffix = name and f"_{name}"
+    return _rows(
+        f"conv.{folder}", "conv2d", directions, folder + suffix, suffix=suffix, storage=storage,
+        eligible=_lazy(plan + "eligible", *variant), cost=_lazy(plan + "cost", *variant),
+        workspace=_lazy(plan + "workspace", *variant),
+    )  # fmt: skip
+
+
 TABLE: tuple[Row, ...] = tuple(
     row
     for rows in (
         _rows("im2col", "im2col", "forward", "gather"),
         _rows("im2col", "col2im", "forward", "gather"),
         _rows("gemm", "gemm", "forward", "blocked", workspace=_lazy(".gemm.plan:workspace")),
-        _rows("conv", "conv2d", "forward backward_input backward_weight", "implicit_gemm",
-              cost=_lazy(".conv.plan:cost"), workspace=_lazy(".conv.plan:workspace")),
-        _rows("conv.direct", "conv2d", "forward backward_input backward_weight", "direct",
-              eligible=_lazy(".conv.direct.plan:eligible"), cost=_lazy(".conv.direct.plan:cost"),
-              workspace=_lazy(".conv.direct.plan:workspace")),
-        _rows("conv.pointwise", "conv2d", "forward backward_input backward_weight", "pointwise",
-              storage=("float32", "float64"), eligible=_lazy(".conv.pointwise.plan:eligible"),
-              cost=_lazy(".conv.pointwise.plan:cost"), workspace=_lazy(".conv.pointwise.plan:workspace")),
+        _rows("conv", "conv2d", _CONV, "implicit_gemm", cost=_lazy(".conv.plan:cost"),
+              workspace=_lazy(".conv.plan:workspace")),
+        _conv_rows("direct", _CONV),
+        _conv_rows("pointwise", _CONV, storage=("float32", "float64")),
+        _conv_rows("small_channel", "forward backward_weight"),
+        _conv_rows("depthwise", _CONV),
+        *(_conv_rows("winograd", _CONV, name, variant) for variant, name in enumerate(("4x4_3x3", "2x2_3x3", "2x2_5x5"))),
         _rows("conv", "conv2d", "backward_bias", "blocked_sum", workspace=_lazy(".conv.plan:workspace")),
-        *(
-            _rows("conv.winograd", "conv2d", "forward backward_input backward_weight", f"winograd_{name}",
-                  suffix=f"_{name}", eligible=_lazy(".conv.winograd.plan:eligible", variant),
-                  cost=_lazy(".conv.winograd.plan:cost", variant),
-                  workspace=_lazy(".conv.winograd.plan:workspace", variant))
-            for variant, name in enumerate(("4x4_3x3", "2x2_3x3", "2x2_5x5"))
-        ),
         _rows("pool", "max_pool2d", "forward backward", "gather", workspace=_lazy(".pool:workspace")),
         _rows("pool", "avg_pool2d", "forward backward", "gather", workspace=_lazy(".pool:workspace")),
         _rows("pool", "global_avg_pool2d", "forward backward", "blocked_sum", workspace=_lazy(".pool:workspace")),

@@ -144,11 +144,11 @@ def test_info_tells_why_so_many_threads():
 
 
 def test_info_is_loud_without_extensions(run, monkeypatch):
-    from fastdl.cli import machine
+    from fastdl.bench import machine
 
-    monkeypatch.setattr(machine, "_build", lambda: None)
+    monkeypatch.setattr(machine, "build", lambda: None)
     assert "NO COMPILED KERNELS" in run("info")[1]
-    monkeypatch.setattr(machine, "_build", lambda: {"compiler": "cc", "threading": "none"})
+    monkeypatch.setattr(machine, "build", lambda: {"compiler": "cc", "threading": "none"})
     assert "BUILT WITHOUT THREADS" in run("info")[1]
 
 
@@ -216,6 +216,48 @@ def test_check_selects_the_level(run):
     assert {row["isa"] for row in rows} == {"any", "baseline"}
 
 
+def test_check_with_random_cases(run):
+    options = ("check", "--op", "relu", "--dtype", "float32", "--fuzz", "30", "--seed", "7")
+    code, out, err = run(*options, "--json")
+    rows = json.loads(out)
+    assert (code, err) == (0, "")
+    assert sum(row["cases"] for row in rows if row["backend"] == "numpy") == 30
+    code, out, _ = run(*options)
+    assert code == 0
+    assert "the same cases again: --fuzz 30 --seed 7" in out
+
+
+def test_check_prints_a_line_for_each_mismatch(run, monkeypatch):
+    load = registry.load
+
+    def broken(row):
+        return (lambda *a: None) if row.backend == "cython" or row[:2] != ("relu", "forward") else load(row)
+
+    monkeypatch.setattr(registry, "load", broken)
+    code, out, _ = run("check", "--op", "relu", "--dtype", "float32", "--fuzz", "12")
+    lines = [line for line in out.splitlines() if line.startswith("fastdl check --case ")]
+    assert code == 1
+    assert len(lines) == len(set(lines)) > 3
+    assert run("check", "--case", lines[0].split("'")[1])[0] == 1
+    monkeypatch.undo()
+    assert run("check", "--case", lines[0].split("'")[1])[0] == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_check_that_dies_says_where():
+    program = (
+        "import os, signal\n"
+        "from fastdl.kernels import registry\n"
+        "registry.load = lambda row: lambda *a: os.kill(os.getpid(), signal.SIGSEGV)\n"
+        "from fastdl.cli import main; main(['check', '--case', 'relu/forward/float32/shape=3x7'])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == -signal.SIGSEGV
+    line = done.stderr.strip()
+    assert line.startswith("fastdl: the process died in: fastdl check --case 'relu/forward/float32/")
+    assert "shape=3x7" in line
+
+
 def test_check_fails_loudly(run, monkeypatch):
     """A broken kernel: exit code 1, and a line that reproduces it."""
     load = registry.load
@@ -245,6 +287,7 @@ def test_check_refuses_what_is_not_there(run):
     assert_one_line(run("check", "--op", "convolution"), "there is no op 'convolution'; there are im2col")
     assert_one_line(run("check", "--case", "nonsense"), "op/direction/dtype")
     assert_one_line(run("check", "--op", "sgd", "--dtype", "float16"), "no kernel matches")
+    assert_one_line(run("check", "--fuzz", "3", "--full"), "exclude each other")
 
 
 # ---- train ----------------------------------------------------------------------------------------------------------

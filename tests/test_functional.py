@@ -104,7 +104,7 @@ def test_need_runs_no_other_kernel(rng):
     x, w, dout = integers(rng, (2, 3, 6, 6)), integers(rng, (4, 3, 3, 3)), integers(rng, (2, 4, 4, 4))
     with fastdl.explain() as log:
         F.conv2d_backward(dout, x, w, need=("w", "b"))
-    assert [problem.direction for problem in log.problems] == ["backward_weight", "backward_bias"]
+    assert [problem.direction for problem in log.problems] == ["backward_bias", "backward_weight"]
 
 
 # ---- linear ---------------------------------------------------------------------------------------------------------

@@ -40,7 +40,8 @@ def test_sdist_holds_the_sources(built):
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     for op in KERNELS:
         assert f"kernels/{op}/_cython.pyx" in names
-        assert f"kernels/{op}/reference.py" in names
+        if op != "peak":  # it measures the machine and computes nothing
+            assert f"kernels/{op}/reference.py" in names
     for name in ("kernels/_common/tiles.h.in", "kernels/_common/runtime.h", "setup.py", "README.md", "LICENSE"):
         assert name in names
     assert not [name for name in names if name.endswith((".so", ".c")) or "build/" in name]

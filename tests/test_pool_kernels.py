@@ -145,7 +145,7 @@ def max_pool(implementation, g, x, dout, layout=layouts.contiguous, threads=1, i
     call("max_pool2d", "forward", implementation, g, x.shape, (x, out, taps), threads)
     if not indices:
         return out
-    call("max_pool2d", "backward", implementation, g, x.shape, (dout, taps, dx), threads)
+    call("max_pool2d", "backward", implementation, g, x.shape, (dout, taps, None, dx), threads)
     untouched(layout, out, taps, dx)
     return out, taps, dx
 
@@ -420,7 +420,7 @@ def test_mixed_layouts(isa):
         for b in (layouts.contiguous, layouts.channels_last, layouts.every_other):
             out, indices, dx = empty(dout.shape, x.dtype, b), empty(dout.shape, np.uint8, a), empty(x.shape, x.dtype, b)
             call("max_pool2d", "forward", ("cython", isa), g, x.shape, (a(x), out, indices))
-            call("max_pool2d", "backward", ("cython", isa), g, x.shape, (a(dout), indices, dx))
+            call("max_pool2d", "backward", ("cython", isa), g, x.shape, (a(dout), indices, None, dx))
             assert all(map(same, (out, indices, dx), want))
             call("avg_pool2d", "forward", ("cython", isa), g, x.shape, (a(x), out), count_include_pad=True)
             call("avg_pool2d", "backward", ("cython", isa), g, x.shape, (a(dout), dx), count_include_pad=True)

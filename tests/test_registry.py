@@ -111,9 +111,10 @@ def test_the_workspace_of_a_convolution_is_bounded(direction, isa):
     rows = [row for row in rows_of("conv2d", direction) if row.isa == isa]
     assert rows
     for row in rows:
+        tried = 0
         for c, k, groups, r in ((32, 48, 1, 3), (32, 48, 1, 5), (32, 48, 1, 1), (3, 48, 1, 7), (32, 32, 32, 3)):
             sizes = set()
-            for n, h, w in ((8, 64, 64), (64, 64, 64), (8, 256, 200)):
+            for n, h, w in ((8, 512, 512), (64, 512, 512), (8, 1024, 1536)):
                 orders = ("nhwc", "nhwc" if direction == "backward_weight" else "nchw")
                 problem = Problem(
                     "conv2d", direction, ((n, c, h, w), (k, c // groups, r, r)), "float32", orders, (r // 2,) * 4,
@@ -121,8 +122,10 @@ def test_the_workspace_of_a_convolution_is_bounded(direction, isa):
                 )  # fmt: skip
                 if row.eligible(problem) is True:
                     sizes.add(row.workspace(problem, isa, 4))
+                    tried += 1
             assert len(sizes) <= 1, row.label
-            assert all(size < 16 * 2**20 for size in sizes), row.label
+            assert max(sizes, default=0) < 16 * 2**20, row.label
+        assert tried, f"{row.label} is eligible for none of these"
 
 
 # ---- choice ---------------------------------------------------------------------------------------------------------

@@ -45,15 +45,33 @@ def test_two_live_results_never_share_memory():
     assert all(a.ctypes.data % 64 == 0 and a.flags.writeable for a in results)
 
 
-def test_the_pool_keeps_no_more_than_the_peak_and_gives_memory_back():
+def test_the_pool_keeps_little_more_than_the_peak_and_gives_memory_back():
     blocks = [_runtime.Block(300_000 + 4096 * i) for i in range(20)]
     del blocks
     for i in range(200):  # ever new sizes: nothing of this can be reused
         _runtime.Block(310_000 + 8192 * i)
     stats = _runtime.pool_stats()
-    assert stats["live"] + stats["cached"] <= stats["peak"]
+    assert stats["live"] + stats["cached"] <= 1.5 * stats["peak"]
     assert _runtime.trim_pool() == stats["cached"]
     assert _runtime.pool_stats()["cached"] == 0
+
+
+def test_sizes_that_take_turns_need_no_fresh_memory():
+    """Like the layers of a network: the arrays of one size come when those of another have gone."""
+    code = """if True:
+        from fastdl.kernels._common._runtime import Block, pool_stats
+        def step():
+            for size in (1_000_000, 600_000, 300_000, 900_000, 500_000, 700_000):
+                kept = [Block(size) for _ in range(8)]
+        for _ in range(4):
+            step()
+        before = pool_stats()
+        step()
+        after = pool_stats()
+        assert after["fresh"] == before["fresh"], (before, after)
+        assert after["live"] + after["cached"] <= 1.5 * after["peak"], after
+    """
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 def test_an_impossible_size_is_a_memory_error():

@@ -1,106 +1,153 @@
-"""The DeepConvNet of `book_numpy`, in PyTorch on the CPU: the peer to reach. Imports it only when used."""
+"""The networks in PyTorch on the CPU, written as its users write them: the peers to reach. Imports it only when used.
+
+``BUILDERS`` has a function for each network of ``step.NETWORKS``; ``TorchNet`` trains one and takes over the weights of
+the same network of fastdl: its ``W1 b1 W2 b2 ...`` are those of the convolutions and dense layers in their order.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
-from .book_numpy import CONVOLUTIONS, initial_params
+from .book_numpy import CONVOLUTIONS
 
-if TYPE_CHECKING:
+
+def deepconvnet() -> Any:
+    """The network of ``book_numpy``, with the book's dropout: a plain mask in training, a factor otherwise."""
     import torch
+    from torch import nn
+
+    class BookDropout(nn.Module):
+        def forward(self, h: torch.Tensor) -> torch.Tensor:
+            return h * (torch.rand_like(h) > 0.5) if self.training else h * 0.5
+
+    layers: list[nn.Module] = []
+    for i, (filters, channels, pad) in enumerate(CONVOLUTIONS, start=1):
+        layers += [nn.Conv2d(channels, filters, 3, padding=pad), nn.ReLU(inplace=True)]
+        if i % 2 == 0:
+            layers.append(nn.MaxPool2d(2))
+    layers += [
+        nn.Flatten(),
+        nn.Linear(1024, 50),
+        nn.ReLU(inplace=True),
+        BookDropout(),
+        nn.Linear(50, 10),
+        BookDropout(),
+    ]
+    return nn.Sequential(*layers)
 
 
-class TorchDeepConvNet:
-    """DeepConvNet for (N, 1, 28, 28) images and integer labels (N,).
+def _classifier(features: int) -> list[Any]:
+    from torch import nn
 
-    `params_from_numpy` is a dict as `BookDeepConvNet.params` (copied; default: the same initialisation from
-    `seed`). `channels_last` keeps activations and filters in PyTorch's channels-last memory format. `dtype`
-    is "float32" or "float64". Dropout is the book's: a plain mask in training, a factor of `1 - ratio` else.
-    """
+    return [
+        nn.Flatten(),
+        *(nn.Linear(features, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5)),
+        *(nn.Linear(4096, 4096), nn.ReLU(inplace=True), nn.Dropout(0.5)),
+        nn.Linear(4096, 1000),
+    ]
 
-    def __init__(
-        self,
-        params_from_numpy: dict[str, np.ndarray] | None = None,
-        channels_last: bool = False,
-        seed: int = 0,
-        *,
-        lr: float = 0.001,
-        dropout_ratio: float = 0.5,
-        dtype: str = "float32",
-    ):
+
+def alexnet() -> Any:
+    """Single-tower AlexNet with the filters of 2012, response normalisation and overlapping pooling; images of 227."""
+    from torch import nn
+
+    def norm() -> nn.Module:  # the paper's alpha of 1e-4 is not divided by the size
+        return nn.LocalResponseNorm(5, alpha=5e-4, beta=0.75, k=2.0)
+
+    return nn.Sequential(
+        *(nn.Conv2d(3, 96, 11, stride=4), nn.ReLU(inplace=True), norm(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(96, 256, 5, padding=2), nn.ReLU(inplace=True), norm(), nn.MaxPool2d(3, 2)),
+        *(nn.Conv2d(256, 384, 3, padding=1), nn.ReLU(inplace=True)),
+        *(nn.Conv2d(384, 384, 3, padding=1), nn.ReLU(inplace=True)),
+        *(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2)),
+        *_classifier(256 * 6 * 6),
+    )
+
+
+def vgg16() -> Any:
+    """Configuration D of Simonyan and Zisserman; images of 224."""
+    from torch import nn
+
+    layers: list[nn.Module] = []
+    channels = 3
+    for filters, convolutions in ((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)):
+        for _ in range(convolutions):
+            layers += [nn.Conv2d(channels, filters, 3, padding=1), nn.ReLU(inplace=True)]
+            channels = filters
+        layers.append(nn.MaxPool2d(2))
+    return nn.Sequential(*layers, *_classifier(512 * 7 * 7))
+
+
+BUILDERS: dict[str, Callable[[], Any]] = {"deepconvnet": deepconvnet, "alexnet": alexnet, "vgg16": vgg16}
+
+
+class TorchNet:
+    """A network for (N, C, H, W) images and integer labels (N,), in one memory format, with Adam in its fused form."""
+
+    def __init__(self, build: Callable[[], Any], channels_last: bool = False, dtype: str = "float32", seed: int = 0):
         import torch
 
         torch.manual_seed(seed)
         self.dtype = getattr(torch, dtype)
-        self.dropout_ratio = dropout_ratio
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.params = {}
-        for key, value in (params_from_numpy or initial_params(seed)).items():
-            # PyTorch's linear() wants (outputs, inputs), the book's affine weight is (inputs, outputs).
-            tensor = torch.tensor(value.T if value.ndim == 2 else value, dtype=self.dtype)
-            tensor = tensor.contiguous(memory_format=self._format(tensor))
-            self.params[key] = tensor.requires_grad_()
-        self.optimizer = torch.optim.Adam(self.params.values(), lr=lr)
+        self.net = build().to(dtype=self.dtype, memory_format=self.memory_format)
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.001, fused=True)
 
-    def _format(self, tensor: torch.Tensor) -> torch.memory_format:
+    def _weighted(self) -> list[Any]:
+        from torch import nn
+
+        return [module for module in self.net.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+
+    def load(self, params: Mapping[str, np.ndarray]) -> None:
+        """Takes over fastdl's parameters. PyTorch's dense weights are (outputs, inputs), fastdl's (inputs, outputs)."""
         import torch
 
-        return self.memory_format if tensor.ndim == 4 else torch.contiguous_format
+        modules = self._weighted()
+        if len(params) != 2 * len(modules):
+            raise ValueError(f"{len(params)} parameters for {len(modules)} layers with weight and bias")
+        with torch.no_grad():
+            for i, module in enumerate(modules, start=1):
+                w = params[f"W{i}"]
+                for own, value in ((module.weight, w.T if w.ndim == 2 else w), (module.bias, params[f"b{i}"])):
+                    if tuple(own.shape) != value.shape:
+                        raise ValueError(f"layer {i}: {tuple(own.shape)} here, {value.shape} there")
+                    own.copy_(torch.from_numpy(np.ascontiguousarray(value)))
 
-    def _forward(self, x: np.ndarray, train_flg: bool) -> torch.Tensor:
+    def _input(self, x: np.ndarray) -> Any:
+        import torch
+
+        return torch.as_tensor(x, dtype=self.dtype).contiguous(memory_format=self.memory_format)
+
+    def _loss(self, x: np.ndarray, t: np.ndarray) -> Any:
         import torch
         import torch.nn.functional as F
 
-        p = self.params
-        h = torch.as_tensor(x, dtype=self.dtype).contiguous(memory_format=self.memory_format)
-        for i, (_, _, pad) in enumerate(CONVOLUTIONS, start=1):
-            h = F.relu(F.conv2d(h, p[f"W{i}"], p[f"b{i}"], padding=pad))
-            if i % 2 == 0:
-                h = F.max_pool2d(h, 2)
-        h = self._dropout(F.relu(F.linear(h.flatten(1), p["W7"], p["b7"])), train_flg)
-        return self._dropout(F.linear(h, p["W8"], p["b8"]), train_flg)
+        return F.cross_entropy(self.net(self._input(x)), torch.as_tensor(t, dtype=torch.int64))
 
-    def _dropout(self, h: torch.Tensor, train_flg: bool) -> torch.Tensor:
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        """Scores (N, classes), dropout off."""
         import torch
 
-        if not train_flg:
-            return h * (1.0 - self.dropout_ratio)
-        return h * (torch.rand_like(h) > self.dropout_ratio)
-
-    def _loss(self, x: np.ndarray, t: np.ndarray) -> torch.Tensor:
-        import torch
-        import torch.nn.functional as F
-
-        return F.cross_entropy(self._forward(x, True), torch.as_tensor(t, dtype=torch.int64))
-
-    def predict(self, x: np.ndarray, train_flg: bool = False) -> np.ndarray:
-        """(N, 1, 28, 28) -> scores (N, 10)."""
-        import torch
-
-        with torch.no_grad():
-            return self._forward(x, train_flg).numpy()
-
-    def loss(self, x: np.ndarray, t: np.ndarray) -> float:
-        """Mean cross entropy for integer labels `t` (N,), dropout active."""
-        import torch
-
-        with torch.no_grad():
-            return self._loss(x, t).item()
+        self.net.eval()
+        with torch.inference_mode():
+            return self.net(self._input(x)).numpy()
 
     def gradient(self, x: np.ndarray, t: np.ndarray) -> dict[str, np.ndarray]:
-        """Gradients of `loss` as NumPy arrays, keyed and shaped like `BookDeepConvNet.params`."""
+        """Gradients of the loss under fastdl's names and in its shapes. The network stays in the mode it is in."""
         import torch
 
-        grads = torch.autograd.grad(self._loss(x, t), list(self.params.values()))
-        return {
-            key: grad.numpy().T if grad.ndim == 2 else grad.numpy()
-            for key, grad in zip(self.params, grads, strict=True)
-        }
+        modules = self._weighted()
+        grads = torch.autograd.grad(self._loss(x, t), [p for m in modules for p in (m.weight, m.bias)])
+        arrays = [grad.numpy().T if grad.ndim == 2 else grad.numpy() for grad in grads]
+        names = [f"{letter}{i}" for i in range(1, len(modules) + 1) for letter in "Wb"]
+        return dict(zip(names, arrays, strict=True))
 
     def step(self, x: np.ndarray, t: np.ndarray) -> float:
         """One training step (forward, cross entropy, backward, Adam); gives the loss before the update."""
+        self.net.train()
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(x, t)
         loss.backward()

@@ -7,16 +7,23 @@ import functools
 import importlib.util
 import math
 import mmap
+import random
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 #: bytes -> writable uint8 array of exactly that size
 Allocate = Callable[[int], np.ndarray]
 
 #: How an array may lie in memory. Arrays that are not four-dimensional: ``nhwc`` is Fortran order.
 ORDERS = ("nchw", "nhwc", "sliced", "gaps", "reversed", "zero")
+#: ... or at random: "mixed:17", and for inputs "broadcast:17".
+RANDOM_ORDERS = re.compile(r"(mixed|broadcast):\d+")
+#: How often "broadcast" shows an entry: the errors of a sum of equal terms do not cancel as tolerances assume.
+MOST_REPEATS = 64
 
 #: Significand bits of each dtype, the hidden one included.
 SIGNIFICAND = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
@@ -73,10 +80,11 @@ class Placed(NamedTuple):
 
 
 def heap(nbytes: int) -> np.ndarray:
-    """Ordinary memory, deliberately not aligned to a vector: 8 bytes past a multiple of 16."""
-    raw = np.empty(nbytes + 32, np.uint8)
-    skip = (8 - raw.ctypes.data) % 16
-    return raw[skip : skip + nbytes]
+    """Ordinary memory, deliberately not aligned to a vector: 8 bytes past where malloc begins, a multiple of 16.
+
+    It ends where the allocation ends, so that address checkers (ASan, valgrind) see a step too far.
+    """
+    return np.empty(nbytes + 8, np.uint8)[8:]
 
 
 def place(shape: tuple[int, ...], dtype: np.dtype[Any], order: str, allocate: Allocate = heap) -> Placed:
@@ -84,8 +92,12 @@ def place(shape: tuple[int, ...], dtype: np.dtype[Any], order: str, allocate: Al
 
     ``nchw`` is C-contiguous; ``nhwc`` channels-last; ``sliced`` the last channels of a wider channels-last buffer
     (or the last columns of a wider C-contiguous one); ``gaps`` every other element along every axis; ``reversed``
-    has negative strides only; ``zero`` repeats its first entry along axis 0 without memory of its own.
+    has negative strides only; ``zero`` repeats its first entry along axis 0 without memory of its own. ``mixed:n`` is
+    the n-th of many views: axes in any order, any of them with gaps, margins or a negative stride; ``broadcast:n`` the
+    same with repetitions along some axes.
     """
+    if RANDOM_ORDERS.fullmatch(order):
+        return _random_view(shape, dtype, order, allocate)
     axes = tuple(range(len(shape)))
     if order in ("nhwc", "sliced") and len(shape) == 4:
         axes = (0, 2, 3, 1)
@@ -108,8 +120,38 @@ def place(shape: tuple[int, ...], dtype: np.dtype[Any], order: str, allocate: Al
     elif order == "reversed" and shape:
         view = view[(slice(None, None, -1),) * len(shape)]
     elif order == "zero" and shape:
-        view = np.broadcast_to(view, last)
+        view = as_strided(view, last, (0, *view.strides[1:]))
     return Placed(memory, view.transpose(np.argsort(axes)) if shape else view)
+
+
+def _random_view(shape: tuple[int, ...], dtype: np.dtype[Any], order: str, allocate: Allocate) -> Placed:
+    """The view that ``order`` stands for, in a buffer that begins and ends with its outermost elements."""
+    rng = random.Random(f"{order}/{len(shape)}")
+    axes = list(range(len(shape)))
+    rng.shuffle(axes)
+    strides, pitch, repeats = [0] * len(shape), dtype.itemsize, 1
+    for axis in axes:  # fastest first
+        step, margin = (rng.randint(1, 3), rng.randint(0, 3)) if rng.random() < 0.3 else (1, 0)
+        sign = -1 if rng.random() < 0.25 else 1
+        if order.startswith("broadcast") and rng.random() < 0.35 and repeats * shape[axis] <= MOST_REPEATS:
+            repeats *= shape[axis]
+            continue
+        strides[axis] = sign * step * pitch
+        pitch *= step * max(shape[axis] - 1, 0) + 1 + margin
+    if 0 in shape:
+        memory = allocate(0)
+        return Placed(memory, memory.view(dtype).reshape(shape))
+    reach = [stride * (n - 1) for stride, n in zip(strides, shape, strict=True)]
+    below, above = -sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
+    memory = allocate(below + above + dtype.itemsize)
+    return Placed(memory, as_strided(memory.view(dtype)[below // dtype.itemsize :], shape, strides))
+
+
+def repeated(array: np.ndarray) -> tuple[int, ...]:
+    """The axes along which ``array`` shows one entry again and again."""
+    return tuple(
+        i for i, (n, stride) in enumerate(zip(array.shape, array.strides, strict=True)) if n > 1 and not stride
+    )
 
 
 class GuardedMemory:

@@ -3,6 +3,7 @@
 A case is a problem and its arrays, spelled out in its id as ``op/direction/storage/axis=value,...``; the values of
 every array follow from the id. The axes of each op are in ``grid/``. The sampled grid of an op contains every pair
 of values of two axes (where the pair is possible), the full grid every triple; both end with the op's large cases.
+``fuzz.py`` draws others.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..kernels.problem import Problem, Shape, memory_order
-from .arrays import ORDERS, Allocate, Placed, dtype_of, fill, heap, place
+from .arrays import ORDERS, RANDOM_ORDERS, Allocate, Placed, dtype_of, fill, heap, place, repeated
 
 Axes = dict[str, str]
 
@@ -67,15 +68,24 @@ class Maker:
 
     def input(self, name: str, shape: Shape, values: str, order: str = "", dtype: str = "") -> Operand:
         """An operand that is only read."""
-        return Operand(name, shape, dtype or self.storage, "in", order or self.rng.choice(ORDERS), values)
+        return Operand(name, shape, dtype or self.storage, "in", self._order(order, ORDERS), values)
 
     def output(self, name: str, shape: Shape, order: str = "", dtype: str = "") -> Operand:
         """An operand that is only written."""
-        return Operand(name, shape, dtype or self.storage, "out", order or self.rng.choice(ORDERS[:-1]), "")
+        return Operand(name, shape, dtype or self.storage, "out", self._order(order, ORDERS[:-1]), "")
 
     def state(self, name: str, shape: Shape, values: str, order: str = "") -> Operand:
         """An operand that is updated in place."""
-        return Operand(name, shape, self.storage, "state", order or self.rng.choice(ORDERS[:-1]), values)
+        return Operand(name, shape, self.storage, "state", self._order(order, ORDERS[:-1]), values)
+
+    def _order(self, given: str, orders: tuple[str, ...]) -> str:
+        if not given:
+            return self.rng.choice(orders)
+        # What is written has no element twice.
+        random_order = RANDOM_ORDERS.fullmatch(given) and (orders is ORDERS or given.startswith("mixed"))
+        if given not in orders and not random_order:
+            raise KeyError(f"there is no memory order {given!r} here")
+        return given
 
     def products(self, terms: int, values: str) -> tuple[str, str]:
         """Fills for the two factors of a sum of ``terms`` products; for the exact kinds every partial sum is exact.
@@ -298,21 +308,17 @@ def build(case: Case, allocate: Allocate = heap) -> Built:
         if operand.role == "out":
             continue
         to.memory.fill(0xFF)  # NaN in the gaps: whoever reads them shows it
+        # An entry that is shown several times is made and written once.
+        once = tuple(1 if i in repeated(to.array) else n for i, n in enumerate(operand.shape))
         if operand.values.startswith("from "):
             derive = spec_of(case.problem.op).derive
             assert derive is not None
             values = np.asarray(derive(case.problem, operand, initial), dtype)
         else:
-            shape = operand.shape
-            repeats = operand.order == "zero" and operand.role == "in" and len(shape) > 0
-            values = fill(operand.values, (min(shape[0], 1), *shape[1:]) if repeats else shape, dtype, rng)
-            values = np.broadcast_to(values, shape)
-        if operand.order == "zero" and operand.shape:
-            # One entry serves for all along axis 0; derived values must therefore be laid out otherwise.
-            to.memory.view(dtype)[...] = values[:1].reshape(-1)
-        else:
-            to.array[...] = values
-        initial[operand.name] = np.ascontiguousarray(values) if operand.shape else np.array(values)
+            values = fill(operand.values, once, dtype, rng)
+        part = tuple(slice(n) for n in once) or ...
+        to.array[part] = values[part]
+        initial[operand.name] = np.broadcast_to(values[part], operand.shape).copy(order="C")
     orders = tuple(memory_order(placed[name].array) for name in case.listed)
     for operand in case.operands:
         if operand.role == "in":

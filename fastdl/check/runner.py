@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy as np
 from ..kernels import registry
 from ..kernels.problem import Problem
 from ..kernels.registry import Row
+from . import fuzz as random_cases
 from .arrays import SIGNIFICAND, Allocate, dtype_missing, heap, is_float, round_to
 from .cases import Built, Case, Operand, build, cases, parse
 from .tolerances import Arrays, Habits, bounds, habits_of, precision_of
@@ -57,8 +58,11 @@ class Result(NamedTuple):
     cases: int
     max_error: float | None  # of the worst element relative to its tolerance; None where nothing can be said
     tolerance: float | None  # of that element: the whole distance that it may have from the float64 result
-    status: str  # "passed", "failed", "missing" (no case ran), "unavailable" (it cannot run on this machine)
+    status: (
+        str  # "passed", "failed", "missing" (no case ran), "not drawn" (of a fuzz run), "unavailable" (on this machine)
+    )
     reason: str = ""
+    failed: tuple[str, ...] = ()  # ids of the cases
 
 
 # ---- one case -------------------------------------------------------------------------------------------------------
@@ -233,6 +237,8 @@ class Selection(NamedTuple):
     full: bool = False
     case: str = ""
     every: int = 1  # of the cases of each op, direction and dtype, take the first of every so many
+    fuzz: int = 0  # so many random cases (in all ops together) in the place of the grid's
+    seed: int = 0  # of these
 
     def rows(self, table: Iterable[Row] | None = None) -> Iterator[tuple[Row, str]]:
         """(row, storage dtype) of everything selected."""
@@ -248,21 +254,27 @@ class Selection(NamedTuple):
                 ):
                     yield row, dtype
 
-    def cases(self, op: str, direction: str, dtype: str) -> Iterator[Case]:
-        """The cases of one op, direction and dtype."""
-        if self.case:
-            return iter((parse(self.case),))
-        return itertools.islice(cases(op, direction, dtype, self.full), 0, None, self.every)
+    def cases(self, keys: Sequence[random_cases.Key]) -> Iterator[tuple[random_cases.Key, int, Iterable[Case]]]:
+        """Of each op, direction and dtype: how many cases there are, and the cases."""
+        shares = random_cases.shares(self.fuzz, keys) if self.fuzz else {}
+        for key in keys:
+            if self.case:
+                yield key, 1, (parse(self.case),)
+            elif self.fuzz:
+                yield key, shares[key], random_cases.cases(key, shares[key], self.seed)
+            else:
+                grid = list(itertools.islice(cases(*key, self.full), 0, None, self.every))
+                yield key, len(grid), grid
 
 
 class _Running:
     """What is known so far about one row and dtype."""
 
-    def __init__(self, row: Row, dtype: str) -> None:
-        self.row, self.dtype = row, dtype
+    def __init__(self, row: Row, dtype: str, drawn: bool) -> None:
+        self.row, self.dtype, self.drawn = row, dtype, drawn
         self.cases = 0
         self.worst = Deviation()
-        self.failures = 0
+        self.failed: list[str] = []
         self.first_failure = ""
         self.reason = registry.level_missing(row.isa) or dtype_missing(dtype)
         self.status = "unavailable" if self.reason else ""
@@ -281,19 +293,25 @@ class _Running:
         try:
             self.worst = max(self.worst, expectation.check(self.row, self.function))
         except Exception as error:
-            self.failures += 1
             if isinstance(error, Failure) and error.deviation is not None:
                 self.worst = max(self.worst, error.deviation)
-            if not self.first_failure:
-                message = str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
-                self.first_failure = f"{message}; fastdl check --case '{expectation.case.id}'"
+            self.fail(
+                expectation.case, str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
+            )
+
+    def fail(self, case: Case, message: str) -> None:
+        """Notes what went wrong in ``case``."""
+        self.failed.append(case.id)
+        self.first_failure = self.first_failure or f"{message}; fastdl check --case '{case.id}'"
 
     def result(self) -> Result:
         """The verdict."""
         row, status, reason = self.row, self.status, self.reason
         if not status:
-            if self.failures:
-                status, reason = "failed", f"{self.failures} of {self.cases} cases, first: {self.first_failure}"
+            if self.failed:
+                status, reason = "failed", f"{len(self.failed)} of {self.cases} cases, first: {self.first_failure}"
+            elif not self.cases and self.drawn:
+                status, reason = "not drawn", "no case that was drawn runs this row: draw more"
             elif not self.cases:
                 status, reason = "missing", "no case of the grid runs this row"
             else:
@@ -311,6 +329,7 @@ class _Running:
             self.worst.tolerance if ran else None,
             status,
             reason,
+            tuple(self.failed),
         )
 
 
@@ -327,26 +346,24 @@ def check(
 ) -> list[Result]:
     """Runs the selected rows (of the registry, or of ``table``) over their cases; one result for each row and dtype.
 
-    ``allocate`` makes the allocator of each case's buffers. A row that no case reaches is "missing", never "passed".
+    ``allocate`` makes the allocator of each case's buffers. A row that no case reaches is "missing" (or "not drawn"),
+    never "passed".
     """
     selection = selection or Selection()
     groups: dict[tuple[str, str, str], list[_Running]] = {}
     order: list[_Running] = []
     for row, dtype in selection.rows(table):
-        running = _Running(row, dtype)
+        running = _Running(row, dtype, drawn=bool(selection.fuzz))
         groups.setdefault((row.op, row.direction, dtype), []).append(running)
         order.append(running)
-    # Cases are made here and not one by one, so that the progress bar knows how many there are.
-    work = {
-        key: list(selection.cases(*key)) if any(running.function for running in group) else []
-        for key, group in groups.items()
-    }
-    total, done = sum(map(len, work.values())), 0
-    for key, group in groups.items():
-        for case in work[key]:
+    # The grid's cases are made here and not one by one, so that the progress bar knows how many there are.
+    work = list(selection.cases([key for key, group in groups.items() if any(running.function for running in group)]))
+    total, done = sum(number for _, number, _ in work), 0
+    for key, _, some in work:
+        for case in some:
             if progress is not None:
                 progress(done, total, case.id)
-            _run_case(case, group, allocate())
+            _run_case(case, groups[key], allocate())
             done += 1
     if progress is not None:
         progress(total, total, "")
@@ -360,10 +377,7 @@ def _run_case(case: Case, group: list[_Running], allocate: Allocate) -> None:
         # The reference itself cannot run the case: every row of the group has failed it.
         for running in group:
             running.cases += 1
-            running.failures += 1
-            running.first_failure = running.first_failure or (
-                f"the reference: {type(error).__name__}: {error}; fastdl check --case '{case.id}'"
-            )
+            running.fail(case, f"the reference: {type(error).__name__}: {error}")
         return
     for running in group:
         running.run(expectation)
@@ -375,9 +389,10 @@ def problem_of(case: Case) -> Problem:
 
 
 def to_json(results: Iterable[Result]) -> str:
-    """A list of objects, one for each result; ``reason`` only where there is one."""
+    """A list of objects, one for each result; ``reason`` and ``failed`` only where there is something."""
     rows = [result._asdict() for result in results]
-    return json.dumps([{k: v for k, v in row.items() if k != "reason" or v} for row in rows], indent=1, allow_nan=False)
+    kept = [{k: v for k, v in row.items() if k not in ("reason", "failed") or v} for row in rows]
+    return json.dumps(kept, indent=1, allow_nan=False)
 
 
 def succeeded(results: Iterable[Result]) -> bool:

@@ -97,11 +97,16 @@ def roundings(terms: float, elements: int) -> float:
 
 
 def lost(terms: float, elements: int, u: float, blocks: Blocks | None = None) -> float:
-    """What share of sum|terms| a sum of ``terms`` terms may lose, in one chain or in blocks."""
+    """What share of sum|terms| a sum of ``terms`` terms may lose, in one chain or in blocks.
+
+    Beside blocks stands what the reference loses, which adds in one chain, and more than `roundings` where all terms
+    are the same: 88 u for 863 times 0.92 in float64.
+    """
     if blocks is None:
         return u * roundings(terms, elements)
     across = roundings(math.ceil(terms / blocks.terms), elements)
-    return u * min(blocks.depth, max(terms - 1.0, 0.0)) + across * (computing_in("float64").u if blocks.wide else u)
+    kernel = u * min(blocks.depth, max(terms - 1.0, 0.0)) + across * (computing_in("float64").u if blocks.wide else u)
+    return kernel + precision_of("float64").u * max(terms - 1.0, 0.0)
 
 
 class Number:
@@ -264,8 +269,11 @@ class Call(NamedTuple):
         return {name: number.error}
 
     def magnitudes(self) -> Arrays:
-        """sum|terms|: the reference on the absolute values of all floating-point inputs."""
-        return self.reference({k: np.abs(v) if v.dtype == np.float64 else v for k, v in self.inputs.items()})
+        """sum|terms|: the reference on the absolute values of all floating-point inputs but a mask."""
+        kept = ("y", "out") if self.problem.epilogue == "relu_mask" else ()
+        return self.reference(
+            {k: np.abs(v) if v.dtype == np.float64 and k not in kept else v for k, v in self.inputs.items()}
+        )
 
 
 def _linear(call: Call, terms: int, extra: float = 0.0) -> dict[str, Error]:

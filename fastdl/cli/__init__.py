@@ -142,6 +142,16 @@ def check(
             help="Every triple of sizes, strides, memory orders, ... and not every pair: minutes, not seconds.",
         ),
     ] = False,
+    fuzz: Annotated[
+        int,
+        typer.Option(
+            metavar="N",
+            min=0,
+            help="So many random cases (sizes, strides, pads, groups, memory layouts, ...) in the place of the grid.",
+            show_default=False,
+        ),
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of the random cases.")] = 0,
     case: Annotated[
         str, typer.Option(metavar="ID", help="Only this case: an id as a failure prints it.", show_default=False)
     ] = "",
@@ -160,6 +170,8 @@ def check(
         backends=tuple(b.value for b in backend or ()),
         isas=tuple(i.value for i in isa or ()),
         full=full,
+        fuzz=fuzz,
+        seed=seed,
         case=case,
         as_json=json,
     )

@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from .errors import UserError, user_errors
 
-_STYLES = {"passed": "green", "failed": "bold red", "missing": "bold red", "unavailable": "yellow"}
+_STYLES = {
+    "passed": "green",
+    "failed": "bold red",
+    "missing": "bold red",
+    "not drawn": "yellow",
+    "unavailable": "yellow",
+}
+
+#: Reads ids until its input ends: with an empty line, or in the middle of a case.
+_WITNESS = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+last = ""
+for line in sys.stdin:
+    last = line.strip()
+if last:
+    print(f"fastdl: the process died in: fastdl check --case '{last}'", file=sys.stderr)
+"""
 
 
 def run(
@@ -17,6 +37,8 @@ def run(
     backends: tuple[str, ...],
     isas: tuple[str, ...],
     full: bool,
+    fuzz: int,
+    seed: int,
     case: str,
     as_json: bool,
 ) -> None:
@@ -32,7 +54,9 @@ def run(
     known = dict.fromkeys(row.op for row in registry.TABLE)
     if unknown := [op for op in ops if op not in known]:
         raise UserError(f"there is no op {unknown[0]!r}; there are {', '.join(known)}")
-    selection = Selection(ops, dtypes, backends, isas, full, case)
+    if (fuzz > 0) + full + bool(case) > 1:
+        raise UserError("--full, --fuzz and --case exclude each other")
+    selection = Selection(ops, dtypes, backends, isas, full, case, fuzz=fuzz, seed=seed)
     with user_errors(ValueError):
         if not any(True for _ in selection.rows()):
             raise UserError("no kernel matches these options")
@@ -47,9 +71,13 @@ def run(
     begin = time.monotonic()
 
     def show(done: int, total: int, identity: str) -> None:
+        now_in(identity)
         bar.update(task, completed=done, total=total, description=" ".join(identity.split("/")[:3]))
 
-    with Progress(*columns, console=errors, transient=True, disable=not sys.stderr.isatty()) as bar:
+    with (
+        _witness() as now_in,
+        Progress(*columns, console=errors, transient=True, disable=not sys.stderr.isatty()) as bar,
+    ):
         task = bar.add_task("making cases", total=None)
         results = check(selection, progress=show)
     seconds = time.monotonic() - begin
@@ -57,10 +85,31 @@ def run(
         print(to_json(results))
     else:
         _print(results, seconds)
+        if fuzz:
+            print(f"the same cases again: --fuzz {fuzz} --seed {seed}")
     if not succeeded(results):
         if not as_json and "passed" not in {result.status for result in results}:
             errors.print("[bold red]no kernel ran[/]")
         raise typer.Exit(1)
+
+
+@contextmanager
+def _witness() -> Iterator[Callable[[str], None]]:
+    """Takes the id of the case that is next, and prints it where this process dies in it: a process of its own."""
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", _WITNESS], stdin=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        pipe = process.stdin
+        assert pipe is not None
+
+        def now_in(identity: str) -> None:
+            pipe.write(f"{identity}\n")
+
+        try:
+            yield now_in
+        finally:
+            now_in("")
+            pipe.close()
 
 
 def _print(results: list, seconds: float) -> None:
@@ -99,6 +148,8 @@ def _print(results: list, seconds: float) -> None:
     for (status, reason), labels in reasons.items():
         more = f" and {len(labels) - 1} more" if len(labels) > 1 else ""
         console.print(f"[{_STYLES[status]}]{status}[/] {escape(labels[0])}{more}: {escape(reason)}", soft_wrap=True)
+    for identity in dict.fromkeys(identity for r in results for identity in r.failed):
+        console.print(f"fastdl check --case '{identity}'", soft_wrap=True, markup=False)
     counts = Counter(r.status for r in results)
     parts = [f"[{_STYLES[status]}]{counts[status]} {status}[/]" for status in _STYLES if counts[status]]
     cases = sum(r.cases for r in results)

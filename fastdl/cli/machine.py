@@ -2,44 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import math
 import os
 import platform
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
+from ..bench import machine
 from .errors import user_errors
-
-#: CPU features worth a word, as Linux spells them.
-_FEATURES = (
-    "sse4_2 avx avx2 fma f16c bmi2 avx512f avx512bw avx512cd avx512dq avx512vl avx512_bf16 avx512_fp16 avx512_vnni "
-    "avx512_vpopcntdq avx_vnni amx_tile amx_int8 amx_bf16 asimd asimdhp asimddp bf16 i8mm sve sve2"
-)
-
-
-def _cpu() -> dict[str, Any]:
-    """Model name and features."""
-    model, features = "", set[str]()
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            key, _, value = line.partition(":")
-            if key.strip() in ("model name", "Model"):
-                model = model or value.strip()
-            elif key.strip() in ("flags", "Features"):
-                features |= set(value.split())
-    except OSError:
-        if sys.platform == "darwin":
-            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
-            model = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-    return {
-        "model": model or platform.processor() or "unknown",
-        "architecture": platform.machine(),
-        "features": [name for name in _FEATURES.split() if name in features],
-    }
 
 
 def _isa() -> dict[str, Any]:
@@ -55,34 +24,6 @@ def _isa() -> dict[str, Any]:
         "levels": {level: {"available": not reason, "reason": reason} for level, reason in levels.items()},
         "capped_by_environment": os.environ.get("FASTDL_ISA", ""),
     }
-
-
-def _threads() -> dict[str, Any]:
-    """How many threads kernels use, and why so many."""
-    from .. import backend
-
-    count = backend.get_num_threads()
-    machine = os.cpu_count() or 1
-    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
-    quota = backend._cgroup_cpus()
-    if os.environ.get("FASTDL_NUM_THREADS", "").strip():
-        why = "FASTDL_NUM_THREADS"
-    elif quota is not None and math.ceil(quota) < affinity:
-        why = f"the control group grants {quota:g} CPUs"
-    elif affinity < machine:
-        why = f"this process may run on {affinity} of {machine} CPUs"
-    else:
-        why = "the CPUs of this machine"
-    return {"count": count, "reason": why, "cpus": machine, "affinity": affinity, "cgroup_cpus": quota}
-
-
-def _build() -> dict[str, str] | None:
-    """Compiler and threading of the extensions; None where there are none."""
-    try:
-        runtime = importlib.import_module("fastdl.kernels._common._runtime")
-    except ImportError:
-        return None
-    return dict(runtime.build_info())
 
 
 def _data() -> dict[str, Any]:
@@ -117,7 +58,7 @@ def collect() -> dict[str, Any]:
     with user_errors(ValueError, RuntimeError):  # what the environment variables ask for
         from .. import backend
     backends = {name: backend.missing(name) for name in backend.BACKENDS if name != "auto"}
-    build = _build()
+    build = machine.build()
     warnings = []
     if build is None:
         warnings.append(f"NO COMPILED KERNELS: everything runs on the slow NumPy reference. {backends['cython']}")
@@ -125,9 +66,9 @@ def collect() -> dict[str, Any]:
         warnings.append("BUILT WITHOUT THREADS: every kernel runs on one core. Rebuild where pthreads are found.")
     return {
         "versions": _versions(),
-        "cpu": _cpu(),
+        "cpu": machine.cpu(),
         "isa": _isa(),
-        "threads": _threads(),
+        "threads": machine.threads(),
         "backend": backend.get_backend(),
         "backends": {name: {"available": not reason, "reason": reason} for name, reason in backends.items()},
         "build": build,

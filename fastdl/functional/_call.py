@@ -190,7 +190,7 @@ def output(out: Any, wanted: Layout, op: str, apart: tuple[Array | None, ...], o
         raise ValueError(f"{op}: out is read-only")
     if not out.flags.aligned:
         raise ValueError(f"{op}: the elements of out are not aligned")
-    if any(stride == 0 and size > 1 for stride, size in zip(out.strides, out.shape, strict=True)):
+    if out.size and any(stride == 0 and size > 1 for stride, size in zip(out.strides, out.shape, strict=True)):
         raise ValueError(f"{op}: out is a broadcast view, whose elements share memory")
     for a in (*apart, *(a for a in over if not _same_elements(a, out))):
         if a is not None and np.may_share_memory(a, out):

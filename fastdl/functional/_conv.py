@@ -184,6 +184,16 @@ def conv2d_backward(
 
     Where x or w holds integers, its gradient has the dtype of conv2d's result.
     """
+    return fused_conv2d_backward(dout, x, w, stride, pad, dilation, groups, need, False)
+
+
+def fused_conv2d_backward(
+    dout: Any, x: Any, w: Any, stride: Any, pad: Any, dilation: Any, groups: Any, need: Collection[str], relu: bool
+) -> Gradients:
+    """:func:`conv2d_backward` with its epilogue: ``relu`` makes dx 0 where x is <= 0.
+
+    Where x is the output of a ReLU, dx is then the gradient by the ReLU's input.
+    """
     op = "conv2d_backward"
     own_x, own_w = getattr(x, "dtype", None), getattr(w, "dtype", None)
     x, w = two(x, w, op, "x w")
@@ -199,7 +209,7 @@ def conv2d_backward(
     choice = backend.current()
     key = (
         op, dout.shape, dout.strides, x.shape, x.strides, dtype, w.shape, w.strides, stride, pad, dilation, groups,
-        need, choice,
+        need, relu, choice,
     )  # fmt: skip
     found: _BackwardPlan | None = plans.get(key)
     if found is None:
@@ -208,8 +218,11 @@ def conv2d_backward(
         wanted = checked_need(need, op)
         shapes = (x.shape, w.shape)
         orders = (memory_order(dout), memory_order(x), memory_order(w))
+        epilogue = "relu_mask" if relu else "none"
         problems = (
-            Problem("conv2d", "backward_input", shapes, dtype.name, (orders[0], orders[2]), **fields),
+            Problem(
+                "conv2d", "backward_input", shapes, dtype.name, (orders[0], orders[2]), epilogue=epilogue, **fields
+            ),
             Problem("conv2d", "backward_weight", shapes, dtype.name, (orders[0], orders[1]), **fields),
             Problem("conv2d", "backward_bias", (shape,), dtype.name, orders[:1]),
         )
@@ -219,21 +232,23 @@ def conv2d_backward(
     (for_x, for_w, for_b), (run_x, run_w, run_b), (out_x, out_w, out_b) = found
     threads = backend.get_num_threads()
     dx = dw = db = None
-    if run_x is not None:
-        dx = out_x.empty()
-        run_x(for_x, dout, w, None, dx, threads)
-        if own_x is not dtype:
-            dx = to_dtype(dx, gradient_dtype(own_x, dtype))
-    if run_w is not None:
-        dw = out_w.empty()
-        run_w(for_w, dout, x, dw, threads)
-        if own_w is not dtype:
-            dw = to_dtype(dw, gradient_dtype(own_w, dtype))
+    # dx comes last: the next layer reads it while it is in the cache, and its mask x has just been read for dw. The sum
+    # for db streams dout past at the cache's speed, which brings it closer for the other two.
     if run_b is not None:
         db = out_b.empty()
         run_b(for_b, dout, db, threads)
         if own_w is not dtype:
             db = to_dtype(db, gradient_dtype(own_w, dtype))
+    if run_w is not None:
+        dw = out_w.empty()
+        run_w(for_w, dout, x, dw, threads)
+        if own_w is not dtype:
+            dw = to_dtype(dw, gradient_dtype(own_w, dtype))
+    if run_x is not None:
+        dx = out_x.empty()
+        run_x(for_x, dout, w, x if relu else None, dx, threads)
+        if own_x is not dtype:
+            dx = to_dtype(dx, gradient_dtype(own_x, dtype))
     return dx, dw, db
 
 

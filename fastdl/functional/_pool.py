@@ -176,6 +176,24 @@ def max_pool2d_backward(
     -------
     dx: shape and dtype of x (dout's dtype where x is a shape), channels-last memory.
     """
+    return fused_max_pool2d_backward(dout, x, size, stride, pad, dilation, ceil_mode, indices, None)
+
+
+def fused_max_pool2d_backward(
+    dout: Any,
+    x: Any,
+    size: Any,
+    stride: Any,
+    pad: Any,
+    dilation: Any,
+    ceil_mode: Any,
+    indices: Array | None,
+    out: Array | None,
+) -> Array:
+    """:func:`max_pool2d_backward` with its epilogue: ``out``, max_pool2d's result, makes dx 0 where x is <= 0.
+
+    Where x is the output of a ReLU, dx is then the gradient by the ReLU's input.
+    """
     op = "max_pool2d_backward"
     if indices is None:
         x = one(x, op)
@@ -188,10 +206,12 @@ def max_pool2d_backward(
     indices = as_array(indices, f"{op}: indices")
     geometry = _normal(op, size, stride, pad, dilation)
     ceil_mode, choice = bool(ceil_mode), backend.current()
-    key = (op, dout.shape, dout.strides, shape, dtype, indices.shape, indices.dtype, geometry, ceil_mode, choice)
+    relu = out is not None
+    key = (op, dout.shape, dout.strides, shape, dtype, indices.shape, indices.dtype, geometry, ceil_mode, relu, choice)
     found = plans.get(key)
     if found is None:
         fields, grid = _fields(op, shape, geometry, ceil_mode)
+        fields["epilogue"] = "relu_mask" if relu else "none"
         problem = Problem("max_pool2d", "backward", (shape,), dtype.name, (memory_order(dout),), **fields)
         expect_shape(dout.shape, grid, op, "dout")
         expect_shape(indices.shape, grid, op, "indices")
@@ -200,7 +220,7 @@ def max_pool2d_backward(
             raise TypeError(f"{op}: indices must have dtype {wanted} for this window, got {indices.dtype}")
         found = remember(key, plan(problem, layout(shape, dtype, "nhwc"), choice))
     dx = found.out.empty()
-    found.kernel(found.problem, dout, indices, dx, backend.get_num_threads())
+    found.kernel(found.problem, dout, indices, out, dx, backend.get_num_threads())
     return dx
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import backend
 from .. import functional as F
+from ..functional import _conv
 from .base import Layer
 
 Size = int | Sequence[int]
@@ -53,23 +54,32 @@ class Convolution(Layer):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """(N, C, H, W) -> (N, FN, OH, OW); ``ValueError`` where shapes do not fit."""
-        out = F.conv2d(x, self.W, self.b, stride=self.stride, pad=self.pad, dilation=self.dilation, groups=self.groups)
+        return self._forward(x, relu=False)
+
+    def _forward(self, x: np.ndarray, relu: bool) -> np.ndarray:
+        """``forward``; with ``relu`` the output of the ReLU that follows."""
+        out = _conv.fused_conv2d(x, self.W, self.b, self.stride, self.pad, self.dilation, self.groups, None, relu)
         self.x = None if backend.is_inference() else x
         return out
 
     def backward(self, dout: np.ndarray, *, need_dx: bool = True) -> np.ndarray | None:
         """(N, FN, OH, OW) -> the gradient by x, (N, C, H, W); None with ``need_dx=False``, which saves its cost."""
+        return self._backward(dout, need_dx, relu=False)
+
+    def _backward(self, dout: np.ndarray, need_dx: bool, relu: bool) -> np.ndarray | None:
+        """``backward``; with ``relu`` the gradient by the input of the ReLU whose output ``x`` is."""
         x = self._kept(self.x)
         need = ("x", "w", "b") if need_dx else ("w", "b")
-        dx, self.dW, db = F.conv2d_backward(
+        dx, self.dW, db = _conv.fused_conv2d_backward(
             dout,
             x,
             self.W,
-            stride=self.stride,
-            pad=self.pad,
-            dilation=self.dilation,
-            groups=self.groups,
-            need=need if self.b is not None else need[:-1],
+            self.stride,
+            self.pad,
+            self.dilation,
+            self.groups,
+            need if self.b is not None else need[:-1],
+            relu,
         )
         self.db = db if db is None or self.b is None else db.astype(self.b.dtype, copy=False)
         return dx

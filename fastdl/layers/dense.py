@@ -9,6 +9,7 @@ import numpy as np
 from .. import backend
 from .. import functional as F
 from .._array import Layout, arranged, layout
+from ..functional import _linear
 from .base import Layer
 
 
@@ -36,10 +37,14 @@ class Affine(Layer):
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """(N, ...) -> (N, outputs); ``ValueError`` where the sizes do not fit."""
+        return self._forward(x, relu=False)
+
+    def _forward(self, x: np.ndarray, relu: bool) -> np.ndarray:
+        """``forward``; with ``relu`` the output of the ReLU that follows."""
         original, shape = x, x.shape
         if len(shape) > 2:
             x = x.reshape(shape[0], prod(shape[1:]))
-        out = F.linear(x, self.W, self.b)
+        out = _linear.fused_linear(x, self.W, self.b, None, relu)
         if backend.is_inference():
             self.x = self.original_x_shape = self._original_layout = None
         else:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .. import backend
 from .. import functional as F
+from ..functional import _pool
 from .base import Layer
 from .conv import Size
 
@@ -41,10 +44,16 @@ class Pooling(Layer):
         self.ceil_mode = ceil_mode
         self.x: np.ndarray | None = None
         self.indices: np.ndarray | None = None
+        self._out: np.ndarray | None = None
 
     def forward(self, x: np.ndarray) -> np.ndarray:
         """(N, C, H, W) -> (N, C, OH, OW) of the same dtype."""
+        return self._forward(x, keep=False)
+
+    def _forward(self, x: np.ndarray, keep: bool) -> np.ndarray:
+        """``forward``; ``keep`` holds on to the output, in which ``_backward`` finds the mask of a ReLU before it."""
         size = self.pool_h, self.pool_w
+        self._out = None
         if backend.is_inference():
             self.x = self.indices = None
             return F.max_pool2d(
@@ -60,20 +69,29 @@ class Pooling(Layer):
             return_indices=True,
         )
         self.x = x
+        self._out = out if keep else None
         return out
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
         """(N, C, OH, OW) -> (N, C, H, W): each value goes to the element that won its window."""
-        return F.max_pool2d_backward(
+        return self._backward(dout, need_dx=True, relu=False)
+
+    def _backward(self, dout: np.ndarray, need_dx: bool, relu: bool) -> np.ndarray:
+        """``backward``; with ``relu`` the gradient by the input of the ReLU whose output ``x`` is."""
+        return _pool.fused_max_pool2d_backward(
             dout,
             self._kept(self.x),
             (self.pool_h, self.pool_w),
-            stride=self.stride,
-            pad=self.pad,
-            dilation=self.dilation,
-            ceil_mode=self.ceil_mode,
-            indices=self.indices,
+            self.stride,
+            self.pad,
+            self.dilation,
+            self.ceil_mode,
+            self.indices,
+            self._out if relu else None,
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_out": None}
 
     @property
     def arg_max(self) -> np.ndarray | None:

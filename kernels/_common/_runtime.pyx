@@ -138,12 +138,15 @@ def arena_reserved():
 
 # Output memory. A block goes back to the pool when the last array that views it is gone, never before, so two
 # results never share memory. Fresh pages cost more than most layers (a page fault each 4 KiB): reuse is what
-# makes a second training step faster than the first.
+# makes a second training step faster than the first. Kept blocks and live ones together stay within 1.5 times the
+# program's own peak: a training step's arrays come in a few sizes whose peaks differ in time, and with 1.0 times
+# DeepConvNet's (30 MB) took 25 MB of fresh memory in every step, a tenth of its time; with 1.4 times it takes none.
 
 cdef dict _free_blocks = {}  # size -> list of addresses, most recently used last
 cdef size_t _cached = 0
 cdef size_t _live = 0
 cdef size_t _live_peak = 0
+cdef size_t _fresh = 0
 
 
 cdef extern from "<stdlib.h>" nogil:
@@ -158,16 +161,20 @@ cdef class Block:
     cdef size_t size
 
     def __cinit__(self, size_t nbytes):
-        global _cached, _live, _live_peak
+        global _cached, _live, _live_peak, _fresh
         cdef list blocks
         self.size = (nbytes + 4095) // 4096 * 4096
         blocks = _free_blocks.get(self.size)
+        if not blocks and _full(self.size):  # rather one that is up to twice as large than fresh memory
+            larger = [size for size in _free_blocks if self.size <= size <= 2 * self.size and _free_blocks[size]]
+            if larger:
+                self.size = min(larger)
+                blocks = _free_blocks[self.size]
         if blocks:
             self.data = <void *><uintptr_t>blocks.pop()
             _cached -= self.size
         else:
-            # Together with what is kept, never more than the program's own peak: make room first.
-            while _free_blocks and _cached + _live + self.size > _live_peak:
+            while _free_blocks and _full(self.size):
                 _evict()
             if posix_memalign(&self.data, 64, self.size) != 0:
                 self.data = NULL
@@ -175,6 +182,7 @@ cdef class Block:
                 if posix_memalign(&self.data, 64, self.size) != 0:
                     self.data = NULL
                     raise MemoryError(f"no memory for an array of {nbytes} bytes")
+            _fresh += self.size
         _live += self.size
         _live_peak = max(_live_peak, _live)
 
@@ -191,6 +199,11 @@ cdef class Block:
 
     def __getbuffer__(self, Py_buffer *view, int flags):
         PyBuffer_FillInfo(view, self, self.data, self.size, 0, flags)
+
+
+cdef bint _full(size_t more):
+    """Whether a fresh block of ``more`` bytes would be too much, with what is kept."""
+    return _cached + _live + more > max(_live_peak, _live + more) // 2 * 3
 
 
 cdef void _evict():
@@ -214,5 +227,5 @@ def trim_pool():
 
 
 def pool_stats():
-    """Bytes in live output blocks, kept for reuse, and the peak of the former."""
-    return {"live": _live, "cached": _cached, "peak": _live_peak}
+    """Bytes in live output blocks, kept for reuse, the peak of the former, and all that was ever fresh memory."""
+    return {"live": _live, "cached": _cached, "peak": _live_peak, "fresh": _fresh}

@@ -88,6 +88,29 @@ static void FD_CAT(fd_relu_mask, SFX)(T *restrict c, int type, const char *y, pt
     }
 }
 
+/* Both at once: fd_relu_mask with y of the dtype `type`, then fd_write. Where all is contiguous in the compute dtype the
+ * mask costs only the reading of y; as a step of its own it took a tenth of a gradient by 16 channels. */
+static inline void FD_CAT(fd_write_masked, SFX)(int type, T *restrict c, char *restrict to, ptrdiff_t stride,
+                                                const char *restrict y, ptrdiff_t y_stride, ptrdiff_t n) {
+    const ptrdiff_t lanes = FD_CAT(FD_LANES, SFX), size = (ptrdiff_t)sizeof(T);
+    if (type == (sizeof(T) == 8 ? FD_F64 : FD_F32) && stride == size && y_stride == size) {
+        ptrdiff_t j = 0;
+        for (; j + lanes <= n; j += lanes) {
+            const FD_CAT(fd_v, SFX) v = *(const FD_CAT(fd_v, SFX) *)(c + j);
+            const __typeof__(v <= v) cleared = *(const FD_CAT(fd_v, SFX) *)(y + j * size) <= (FD_CAT(fd_v, SFX)){0};
+            *(FD_CAT(fd_v, SFX) *)(to + j * size) = (FD_CAT(fd_v, SFX))((__typeof__(cleared))v & ~cleared);
+            __asm__ volatile(""); /* as in fd_copy */
+        }
+        for (; j < n; j++) {
+            ((T *)to)[j] = ((const T *)y)[j] <= 0 ? 0 : c[j];
+            __asm__ volatile("");
+        }
+        return;
+    }
+    FD_CAT(fd_relu_mask, SFX)(c, type, y, y_stride, n);
+    FD_CAT(fd_write, SFX)(type, c, to, stride, n);
+}
+
 /* Contiguous bias of n values in the compute dtype on the arena; NULL where there is none. *status says if memory ran
  * out. Padded with zeros to full vectors. */
 static const T *FD_CAT(fd_load_bias, SFX)(const fd_tensor *bias, ptrdiff_t n, int *status) {

@@ -49,16 +49,25 @@ static inline ptrdiff_t conv_phase_inner(const conv_call *g, ptrdiff_t phase) {
     return (ptrdiff_t)g->rows[phase / g->column_classes].taps * g->columns[phase % g->column_classes].taps * g->reduce;
 }
 
+/* Where the channels of output position i, j of a phase lie in an array like the output, from channel k on. */
+static inline char *conv_place(const fd_tensor *t, const conv_axis *row, const conv_axis *column, ptrdiff_t n,
+                               ptrdiff_t k, ptrdiff_t i, ptrdiff_t j) {
+    return t->data + n * t->stride[0] + k * t->stride[1] + (row->start + i * row->step) * t->stride[2] +
+           (column->start + j * column->step) * t->stride[3];
+}
+
 #define T float
 #define SFX f32
 #include "conv_gather.h"
 #include "conv_weight.h"
+#include "conv_bias.h"
 #undef T
 #undef SFX
 #define T double
 #define SFX f64
 #include "conv_gather.h"
 #include "conv_weight.h"
+#include "conv_bias.h"
 #undef T
 #undef SFX
 

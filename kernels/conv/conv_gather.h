@@ -129,21 +129,20 @@ static int FD_CAT(conv_gather_task, SFX)(void *context, ptrdiff_t index) {
         const ptrdiff_t k0 = group * g->produce;
         const T *bias = g->bias ? (const T *)g->bias + k0 : NULL;
         const fd_tensor *out = &g->out;
-        ptrdiff_t n = first / plane, i = first % plane / column->count, j = first % column->count;
-        for (ptrdiff_t p = 0; p < m; p++) {
-            char *to = out->data + n * out->stride[0] + k0 * out->stride[1] +
-                       (row->start + i * row->step) * out->stride[2] + (column->start + j * column->step) * out->stride[3];
-            FD_CAT(fd_epilogue, SFX)(c + p * wide, bias, g->relu, g->produce);
-            if (g->mask)
-                FD_CAT(fd_relu_mask, SFX)(c + p * wide, g->mask->type,
-                                          g->mask->data + n * g->mask->stride[0] + k0 * g->mask->stride[1] +
-                                              (row->start + i * row->step) * g->mask->stride[2] +
-                                              (column->start + j * column->step) * g->mask->stride[3],
-                                          g->mask->stride[1], g->produce);
-            FD_CAT(fd_write, SFX)(out->type, c + p * wide, to, out->stride[1], g->produce);
-            if (++j == column->count) {
-                j = 0;
-                if (++i == row->count) i = 0, n++;
+        for (ptrdiff_t p = 0, many; p < m; p += many) { /* the positions of one row of the output */
+            const ptrdiff_t n = (first + p) / plane, i = (first + p) % plane / column->count;
+            const ptrdiff_t j = (first + p) % column->count;
+            char *to = conv_place(out, row, column, n, k0, i, j);
+            const char *y = g->mask ? conv_place(g->mask, row, column, n, k0, i, j) : NULL;
+            many = fd_min(m - p, column->count - j);
+            for (ptrdiff_t q = 0; q < many; q++) {
+                T *sums = c + (p + q) * wide;
+                FD_CAT(fd_epilogue, SFX)(sums, bias, g->relu, g->produce);
+                char *at = to + q * column->step * out->stride[3];
+                if (y)
+                    FD_CAT(fd_write_masked, SFX)(out->type, sums, at, out->stride[1],
+                                                 y + q * column->step * g->mask->stride[3], g->mask->stride[1], g->produce);
+                else FD_CAT(fd_write, SFX)(out->type, sums, at, out->stride[1], g->produce);
             }
         }
     }

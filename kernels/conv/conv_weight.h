@@ -1,4 +1,4 @@
-/* Gradients of the weight and the bias. Included for each compute dtype, with T and SFX defined.
+/* Gradient of the weight. Included for each compute dtype, with T and SFX defined.
  *
  * dw[inner][k] = sum over pixels of gathered[pixel][inner] * dout[pixel][k]: the gathered rows of the forward pass, read
  * by the same register tiles along the other axis. The pixels are cut into `slices` runs, and the inner positions into
@@ -70,60 +70,6 @@ static int FD_CAT(conv_weight_run, SFX)(conv_call *g, int threads) {
                               g->slices * g->groups * fd_ceil_div(g->inner_total, g->kc), threads,
                               (double)pixels * g->groups * g->inner_total * ((double)g->produce / 25 + 0.5) + sums / 8);
     if (!status) status = rt->parallel_for(FD_CAT(conv_weight_sum, SFX), g, g->groups * g->inner_total, threads, sums / 4);
-    rt->release(mark);
-    return status;
-}
-
-/* ---- bias --------------------------------------------------------------------------------------------------------- */
-
-typedef struct {
-    const fd_tensor *dout;
-    ptrdiff_t slices;
-    double *partial;
-} FD_CAT(conv_bias_call, SFX);
-
-/* One run of pixels: groups of 32 in the compute dtype, those in float64. */
-static int FD_CAT(conv_bias_task, SFX)(void *context, ptrdiff_t slice) {
-    const FD_CAT(conv_bias_call, SFX) *g = (const FD_CAT(conv_bias_call, SFX) *)context;
-    const fd_tensor *d = g->dout;
-    const ptrdiff_t c = d->shape[1], w = d->shape[3], plane = d->shape[2] * w, pixels = d->shape[0] * plane;
-    const ptrdiff_t first = pixels * slice / g->slices, last = pixels * (slice + 1) / g->slices;
-    double *total = g->partial + slice * c;
-    T *sum = (T *)rt->push((size_t)c * sizeof(T)), *run = (T *)rt->push((size_t)c * sizeof(T));
-    const int direct = d->type == (sizeof(T) == 8 ? FD_F64 : FD_F32) && d->stride[1] == (ptrdiff_t)sizeof(T);
-    if (!sum || !run) return FD_NO_MEMORY;
-    for (ptrdiff_t j = 0; j < c; j++) total[j] = 0;
-    for (ptrdiff_t p = first; p < last;) {
-        const ptrdiff_t end = fd_min(last, p + 32);
-        FD_CAT(conv_zero, SFX)(sum, c);
-        for (; p < end; p++) {
-            const char *from = d->data + p / plane * d->stride[0] + p % plane / w * d->stride[2] + p % w * d->stride[3];
-            const T *v = (const T *)from;
-            if (!direct) FD_CAT(fd_load, SFX)(d->type, from, d->stride[1], run, c), v = run;
-            for (ptrdiff_t j = 0; j < c; j++) sum[j] += v[j];
-        }
-        for (ptrdiff_t j = 0; j < c; j++) total[j] += sum[j];
-    }
-    return FD_OK;
-}
-
-static int FD_CAT(conv_bias_run, SFX)(const fd_tensor *dout, const fd_tensor *db, ptrdiff_t slices, int threads) {
-    const size_t mark = rt->mark();
-    const ptrdiff_t c = dout->shape[1];
-    FD_CAT(conv_bias_call, SFX) g = {dout, slices, NULL};
-    T *out;
-    int status;
-    if (c == 0) return FD_OK;
-    g.partial = (double *)rt->push((size_t)(slices * c) * sizeof(double));
-    out = (T *)rt->push((size_t)c * sizeof(T));
-    if (!g.partial || !out) return FD_NO_MEMORY;
-    status = rt->parallel_for(FD_CAT(conv_bias_task, SFX), &g, slices, threads, (double)dout->size / 8);
-    if (!status) {
-        for (ptrdiff_t slice = 1; slice < slices; slice++)
-            for (ptrdiff_t j = 0; j < c; j++) g.partial[j] += g.partial[slice * c + j];
-        for (ptrdiff_t j = 0; j < c; j++) out[j] = (T)g.partial[j];
-        FD_CAT(fd_store, SFX)(db->type, out, db->data, db->stride[0], c);
-    }
     rt->release(mark);
     return status;
 }

@@ -103,7 +103,12 @@ def workspace(problem: Problem, isa: str, threads: int) -> int:
     """Bytes of scratch of all threads together, at most."""
     if problem.direction == "backward_bias":
         channels = problem.shapes[0][1]
-        return BIAS_SLICES * (channels * 8 + 128) + threads * (channels * 16 + 256)
+        return (
+            BIAS_SLICES * (channels * 8 + 128)
+            + threads * (channels * 32 * itemsize(problem.compute) + 128)
+            + channels * 8
+            + 256
+        )
     mc, kc, slices, _, _ = plan(problem, isa)
     size = itemsize(problem.compute)
     k, c, kh, kw = problem.shapes[1]

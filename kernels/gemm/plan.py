@@ -8,7 +8,6 @@ from typing import NamedTuple
 from .._common.tiling import itemsize, panel_width
 from ..problem import Problem
 
-
 #: Up to so many rows of a, b is read in place.
 THIN = 64
 

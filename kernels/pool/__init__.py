@@ -29,12 +29,16 @@ and ``ceil_mode`` for max and average, ``count_include_pad`` for average. The sh
 * Padding never wins, not even against -inf. A window wholly in the padding gives -inf and the largest value of the
   dtype of ``indices``. Values are compared in the compute dtype, so halves come out as they went in.
 
-``max_pool2d_backward(problem, dout, indices, dx, threads)``
+``max_pool2d_backward(problem, dout, indices, out, dx, threads)``
 
     dx[n, c, h, w] = sum of dout[n, c, oh, ow] over the windows whose index names (h, w)
 
 * ``indices`` as written by forward. A sum starts at 0, runs in the compute dtype over the windows in row-major order,
   and is rounded to ``storage`` once.
+* ``epilogue`` is ``"none"`` (``out`` is None) or ``"relu_mask"``: ``out`` is forward's result, and windows whose result
+  is <= 0 are left out. Where x is the output of a ReLU, dx is then the gradient by the ReLU's input: the windows that
+  name an element all have that element as their result, so that its whole sum stays or is 0 (NaN is not <= 0: it
+  stays, as it does in the ReLU). This way the mask is read from the smaller array.
 
 ``avg_pool2d_forward(problem, x, out, threads)`` and ``avg_pool2d_backward(problem, dout, dx, threads)``
 

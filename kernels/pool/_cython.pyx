@@ -13,6 +13,7 @@ cdef extern from "pool_call.h":
         fd_tensor image
         fd_tensor pooled
         fd_tensor indices
+        fd_tensor out
         fd_axis h
         fd_axis w
         int include_pad
@@ -25,11 +26,12 @@ cdef extern from "pool_call.h":
 
 
 cdef int prepare(pool_call *p, problem, image, pooled) except -1:
-    """Arrays and window of ``problem``; no indices."""
+    """Arrays and window of ``problem``; no indices, no mask."""
     fd_tensor_of(image, &p.image)
     fd_tensor_of(pooled, &p.pooled)
     p.indices.data = NULL
     p.indices.type = FD_U8
+    p.out.data = NULL
     p.h.kernel, p.w.kernel = problem.attr("kernel")
     p.h.stride, p.w.stride = problem.stride
     p.h.dilation, p.w.dilation = problem.dilation
@@ -49,12 +51,14 @@ def max_pool2d_forward(problem, x, out, indices, int threads):
     finish(status)
 
 
-def max_pool2d_backward(problem, dout, indices, dx, int threads):
-    """dx = the sum of dout over the windows that chose the element."""
+def max_pool2d_backward(problem, dout, indices, out, dx, int threads):
+    """dx = the sum of dout over the windows that chose the element and, with ``out``, whose result is not <= 0."""
     cdef pool_call p
     cdef int status
     prepare(&p, problem, dx, dout)
     fd_tensor_of(indices, &p.indices)
+    if out is not None:
+        fd_tensor_of(out, &p.out)
     with nogil:
         status = max_pool_backward(&p, threads)
     finish(status)
@@ -88,7 +92,7 @@ def global_avg_pool2d_forward(problem, x, out, int threads):
     cdef int status
     fd_tensor_of(x, &p.image)
     fd_tensor_of(out, &p.pooled)
-    p.indices.data = NULL
+    p.indices.data = p.out.data = NULL
     with nogil:
         status = global_avg_pool_forward(&p, threads)
     finish(status)
@@ -100,7 +104,7 @@ def global_avg_pool2d_backward(problem, dout, dx, int threads):
     cdef int status
     fd_tensor_of(dx, &p.image)
     fd_tensor_of(dout, &p.pooled)
-    p.indices.data = NULL
+    p.indices.data = p.out.data = NULL
     with nogil:
         status = global_avg_pool_backward(&p, threads)
     finish(status)

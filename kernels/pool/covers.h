@@ -7,7 +7,7 @@
 typedef struct pool_call pool_call;
 struct pool_call {
     fd_tensor image, pooled; /* x or dx; out or dout */
-    fd_tensor indices;       /* data is NULL where there are none */
+    fd_tensor indices, out;  /* data is NULL where there are none; out: the result whose sign masks dout */
     fd_axis h, w;
     int include_pad;
     /* One row of windows (forward) or of pixels (backward) of image n, all channels. */
@@ -61,6 +61,17 @@ static inline ptrdiff_t pool_standing(const fd_axis *a, ptrdiff_t k, ptrdiff_t p
     const ptrdiff_t shift = a->before - k * a->dilation; /* window o's tap k stands on o * stride - shift */
     *first = fd_max(o0, -pool_floor_div(-(p0 + shift), a->stride));
     return fd_max(0, fd_min(o1, pool_floor_div(p1 - 1 + shift, a->stride) + 1) - *first);
+}
+
+/* How many windows from o on, the first of which has all its taps on the image, have all of them there. */
+static inline ptrdiff_t pool_whole(const fd_axis *a, ptrdiff_t o) {
+    const ptrdiff_t last = a->size - 1 - (a->kernel - 1) * a->dilation + a->before; /* where the last one may begin */
+    return fd_min(a->windows, last / a->stride + 1) - o;
+}
+
+/* Whether no two windows share a pixel and every pixel before the last window's end belongs to one. */
+static inline int pool_apart(const fd_axis *a) {
+    return a->windows > 0 && a->kernel == a->stride && a->dilation == 1;
 }
 
 /* How many taps of window o count for the divisor of a mean. */

@@ -52,6 +52,14 @@ static inline void FD_CAT(line_max, SFX)(T *best, I *index, const T *values, I t
     }
 }
 
+/* Zeroes the values where `out` is <= 0. */
+static inline void FD_CAT(line_mask, SFX)(T *values, const T *out, ptrdiff_t many) {
+    for (ptrdiff_t i = 0; i < many; i += LANES) {
+        const VI not_positive = (VI)(FD_CAT(pool_load, SFX)(out + i) <= (V){0});
+        FD_CAT(pool_store, SFX)(values + i, (V)((VI)FD_CAT(pool_load, SFX)(values + i) & ~not_positive));
+    }
+}
+
 /* Zeroes the values whose index is not `tap`. */
 static inline void FD_CAT(line_choose, SFX)(T *values, const I *index, I tap, ptrdiff_t many) {
     for (ptrdiff_t i = 0; i < many; i += LANES) {
@@ -127,10 +135,10 @@ static void FD_CAT(max_forward_lines, SFX)(const pool_call *p, ptrdiff_t n, ptrd
 }
 
 static void FD_CAT(max_backward_lines, SFX)(const pool_call *p, ptrdiff_t n, ptrdiff_t h) {
-    T sum[BUFFER], values[BUFFER];
+    T sum[BUFFER], values[BUFFER], results[BUFFER];
     I index[BUFFER];
     const fd_axis *w = &p->w;
-    const fd_tensor *dout = &p->pooled, *indices = &p->indices;
+    const fd_tensor *dout = &p->pooled, *indices = &p->indices, *out = &p->out;
     const pool_cover over = pool_cover_at(&p->h, h);
     FD_CAT(line_block, SFX) b = {0};
     while (FD_CAT(line_next, SFX)(&b, p->image.shape[1], w->size)) {
@@ -148,6 +156,10 @@ static void FD_CAT(max_backward_lines, SFX)(const pool_call *p, ptrdiff_t n, ptr
                     FD_CAT(line_load_index, SFX)(indices->type, fd_at(indices, n, c, oh, ow), indices->stride[3],
                                                  index, many);
                     FD_CAT(line_choose, SFX)(values, index, tap, many);
+                    if (out->data) {
+                        FD_CAT(fd_load, SFX)(out->type, fd_at(out, n, c, oh, ow), out->stride[3], results, many);
+                        FD_CAT(line_mask, SFX)(values, results, many);
+                    }
                     FD_CAT(line_add, SFX)(sum + (c - b.c0) * b.pitch + pixel, w->stride, values, many);
                 }
             }

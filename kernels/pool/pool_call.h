@@ -60,7 +60,8 @@ static int pool_side_by_side(const fd_tensor *t) {
 
 static int pool_registers(const pool_call *p) {
     return pool_side_by_side(&p->image) && pool_side_by_side(&p->pooled) &&
-           (!p->indices.data || p->indices.stride[1] == p->indices.itemsize);
+           (!p->indices.data || p->indices.stride[1] == p->indices.itemsize) &&
+           (!p->out.data || pool_side_by_side(&p->out));
 }
 
 static int pool_task(void *context, ptrdiff_t task) {
@@ -125,6 +126,11 @@ static int max_pool_forward(pool_call *p, int threads) {
 
 static int max_pool_backward(pool_call *p, int threads) {
     static const pool_row registers[] = POOL_STORED(max_backward), lines[] = POOL_COMPUTED(max_backward_lines);
+    static const pool_row apart[] = POOL_STORED(max_backward_apart);
+    pool_axes(p);
+    if (pool_registers(p) && pool_apart(&p->h) && pool_apart(&p->w))
+        return pool_run(p, apart[p->image.type], p->h.windows,
+                        pool_cost(p, 1, p->w.windows, (double)p->h.kernel * p->w.kernel), threads);
     return pool_backward(p, registers, lines, threads);
 }
 

@@ -26,9 +26,13 @@ def max_pool2d_forward(
         indices[...] = np.where(where < 0, np.iinfo(indices.dtype).max, where)
 
 
-def max_pool2d_backward(problem: Problem, dout: np.ndarray, indices: np.ndarray, dx: np.ndarray, threads: int) -> None:
-    """dx = the sum of dout over the windows that chose the element."""
+def max_pool2d_backward(
+    problem: Problem, dout: np.ndarray, indices: np.ndarray, out: np.ndarray | None, dx: np.ndarray, threads: int
+) -> None:
+    """dx = the sum of dout over the windows that chose the element and, with ``out``, whose result is not <= 0."""
     kernel_w = problem.attr("kernel")[1]
+    if out is not None:
+        dout = np.where(out <= 0, np.zeros((), dout.dtype), dout)
     total = np.zeros(dx.shape, problem.compute)
     # For one element, later taps belong to earlier windows: taps backwards are windows in row-major order.
     for kh, kw, (oh, ow), (ih, iw) in reversed(list(taps(problem, dx.shape[2:], dout.shape[2:]))):

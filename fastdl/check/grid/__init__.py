@@ -64,6 +64,18 @@ _LARGE_CONV = (
     "values=wide,size=1x5x300,channels=200x33,kernel=3x3,pads=1x1x1x1,order=nhwc,out_order=nhwc,stride=1x2",
     "values=integers,size=70x5x4,channels=33x17,kernel=2x3,pads=1x0x1x1,order=nhwc,out_order=nhwc",
     "values=wide,size=2x40x37,channels=40x70,kernel=2x1,stride=3x3,pads=0x1x2x0,order=nhwc,out_order=nhwc",
+    # backward_input: the first rows and columns meet no tap of the filter
+    "values=integers,size=2x7x5,channels=12x16,kernel=1x1,stride=2x2,pads=1x1x1x1,order=nhwc,out_order=nhwc",
+    # first layers: several panels of output channels, rows longer than a block, runs of taps longer than a tile
+    "values=integers,size=2x40x37,channels=3x50,kernel=11x11,stride=4x4,pads=2x2x2x2,order=nhwc,out_order=nhwc",
+    "values=wide,size=1x12x560,channels=2x64,kernel=7x7,stride=2x2,pads=3x3x3x3,order=nchw,out_order=nhwc",
+    "values=normal,size=3x34x33,channels=4x96,kernel=5x5,dilation=2x3,order=nhwc,out_order=nhwc,w_order=nhwc",
+    "values=integers,size=2x60x61,channels=3x16,kernel=3x3,pads=1x1x1x1,order=nchw,out_order=nchw",
+    # depthwise: rows longer than a block, whole vectors and not, every kind of phase
+    "values=wide,size=2x9x150,channels=40x1,kernel=3x3,groups=depth,pads=1x1x1x1,order=nhwc,out_order=nhwc",
+    "values=integers,size=2x23x27,channels=96x1,kernel=5x5,groups=depth,stride=2x2,pads=2x2x2x2,order=nhwc,out_order=nhwc",
+    "values=normal,size=1x31x14,channels=64x1,kernel=7x7,groups=depth,pads=3x3x3x3,order=nhwc,out_order=nhwc",
+    "values=integers,size=2x15x16,channels=32x1,kernel=3x3,groups=depth,stride=4x3,dilation=2x2,order=nhwc,out_order=nhwc",
 )
 _LARGE_PARAMETERS = ("shapes=400x500+1+33x3x3x3,order=nchw", "shapes=300x301+77,order=gaps,values=small")
 

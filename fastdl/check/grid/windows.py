@@ -46,6 +46,7 @@ def window_axes(op: str) -> Callable[[str], AxisValues]:
                 common["indices"] = ("yes", "no")
             else:
                 common["values"] = ("normal", "integers", "special")
+                common["epilogue"] = ("none", "relu_mask")
         if op == "avg_pool2d":
             common["count_include_pad"] = ("yes", "no")
         if op in ("max_pool2d", "avg_pool2d"):
@@ -95,7 +96,8 @@ def pool(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
     attrs: dict[str, Any] = {"kernel": kernel, "ceil_mode": ceil_mode}
     if "count_include_pad" in a:
         attrs["count_include_pad"] = a["count_include_pad"] == "yes"
-    p = problem((x,), pads=pads, stride=stride, dilation=dilation, attrs=attrs)
+    epilogue = a.get("epilogue", "none")
+    p = problem((x,), pads=pads, stride=stride, dilation=dilation, attrs=attrs, epilogue=epilogue)
     fill = {"normal": "normal:1", "integers": "integers:8", "few": "integers:1"}.get(a["values"], "special:1")
     gentle = fill.replace("special", "gentle")
     if p.op == "avg_pool2d":
@@ -109,6 +111,7 @@ def pool(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
     arguments = (
         make.input("dout", out, gentle, a["order"]),
         make.input("indices", out, "from argmax", make.rng.choice(OUT_ORDERS), integers),
+        None if epilogue == "none" else make.input("out", out, "special:1" if fill == "special:1" else "integers:1"),
         make.output("x", x, a["out_order"]),
     )
     return p, arguments, ("x",)

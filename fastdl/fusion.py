@@ -1,0 +1,150 @@
+"""Neighbouring layers of a network that share a kernel: the same bits, in fewer passes over memory.
+
+======== ==================================== ===================================================================
+pass     neighbours                           what happens
+======== ==================================== ===================================================================
+forward  Convolution or Affine, Relu          the ReLU works on the sums on their way to memory
+backward Relu, Convolution                    the gradient by the convolution's input is 0 where that input is <= 0
+backward Relu, Pooling, another fastdl layer  a window whose largest element is <= 0 passes nothing on
+======== ==================================== ===================================================================
+
+A 2x2 pooling after a convolution's ReLU needs no pattern of its own in the forward pass: the convolution has stored the
+ReLU's output, which ``Relu.out`` and the gradient of the next convolution want anyway, and the pooling reads it once.
+
+Nobody can tell but by the clock. Afterwards each layer has the attributes that its own ``forward`` and ``backward``
+would have left: ``x``, ``out``, ``mask``, ``indices``, ``dW``, ``db``. A layer takes part only if it runs the functions
+of its class below, neither overridden in a subclass nor replaced in the class or the instance, and a backward step only
+if the data have gone that way: the ReLU's output *is* the array that the next layer has kept. Layers called by hand, a
+user's own layer in between, and a layer that stands twice in the list therefore work as they always did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from . import backend
+from .layers import (
+    Affine,
+    AveragePooling,
+    BatchNormalization,
+    Convolution,
+    LocalResponseNormalization,
+    Pooling,
+    Relu,
+    Sigmoid,
+    Tanh,
+)
+
+_CLASSES = (
+    Affine,
+    AveragePooling,
+    BatchNormalization,
+    Convolution,
+    LocalResponseNormalization,
+    Pooling,
+    Relu,
+    Sigmoid,
+    Tanh,
+)  # none of them hands its input on or writes into it
+_KINDS: dict[tuple[Any, Any], type] = {(kind.forward, kind.backward): kind for kind in _CLASSES}
+
+
+def _kind(layer: Any) -> type | None:
+    """The class whose passes ``layer`` runs, or None: those of somebody else."""
+    own = type(layer)
+    kind = _KINDS.get((getattr(own, "forward", None), getattr(own, "backward", None)))
+    return kind if kind is not None and _unpatched(layer) else None
+
+
+def _unpatched(layer: Any) -> bool:
+    return "forward" not in layer.__dict__ and "backward" not in layer.__dict__
+
+
+def runs(layer: Any, kind: type) -> bool:
+    """Whether ``layer`` is a ``kind`` and runs its passes, not those of a subclass or of an instance."""
+    own = type(layer)
+    return isinstance(layer, kind) and _functions(own) == _functions(kind) and _unpatched(layer)
+
+
+def _functions(kind: Any) -> tuple[Any, Any]:
+    return kind.forward, kind.backward
+
+
+# ---- forward --------------------------------------------------------------------------------------------------------
+
+
+def _with_relu(layers: Sequence[Any], x: np.ndarray) -> np.ndarray:
+    """Convolution or Affine, and the Relu after it."""
+    first, relu = layers
+    out: np.ndarray = first._forward(x, relu=True)
+    relu.out = None if backend.is_inference() else out
+    return out
+
+
+#: What runs neighbours of these kinds as one; the first of several that fit is taken, so longer ones come first.
+_FORWARD: dict[type, tuple[tuple[tuple[type, ...], Callable[[Sequence[Any], np.ndarray], np.ndarray]], ...]] = {
+    Affine: (((Affine, Relu), _with_relu),),
+    Convolution: (((Convolution, Relu), _with_relu),),
+}
+
+
+def forward(layers: Sequence[Any], x: np.ndarray, train_flg: bool) -> np.ndarray:
+    """The output of the last layer."""
+    kinds = [_kind(layer) for layer in layers]
+    at = 0
+    while at < len(layers):
+        kind, layer = kinds[at], layers[at]
+        for pattern, run in _FORWARD.get(kind, ()) if kind else ():
+            if tuple(kinds[at : at + len(pattern)]) == pattern:
+                x = run(layers[at : at + len(pattern)], x)
+                at += len(pattern)
+                break
+        else:
+            if kind is Pooling:
+                x = layer._forward(x, keep=_masks(kinds, at))
+            elif getattr(layer, "takes_train_flg", False):
+                x = layer.forward(x, train_flg)
+            else:
+                x = layer.forward(x)
+            at += 1
+    return x
+
+
+def _masks(kinds: Sequence[type | None], at: int) -> bool:
+    """Whether the output of the pooling ``at`` can tell the mask of the ReLU before it when it comes to the gradient.
+
+    For that nobody may have written into the output meanwhile, as users may into what they get: the next layer is one
+    of ``_CLASSES``.
+    """
+    return 0 < at < len(kinds) - 1 and kinds[at - 1] is Relu and kinds[at + 1] is not None
+
+
+# ---- backward -------------------------------------------------------------------------------------------------------
+
+
+def backward(layers: Sequence[Any], dout: np.ndarray, need_dx: bool) -> np.ndarray | None:
+    """The gradient by the input of the first layer, or None where it is not needed and the layer can do without."""
+    kinds = [_kind(layer) for layer in layers]
+    at = len(layers) - 1
+    while at >= 0:
+        layer, before = layers[at], at - 1
+        if at and kinds[before] is Relu and _reads(layer, kinds[at], layers[before]):
+            dout = layer._backward(dout, need_dx=True, relu=True)
+            at -= 2
+            continue
+        if at == 0 and not need_dx and getattr(layer, "can_skip_dx", False):
+            result: np.ndarray | None = layer.backward(dout, need_dx=False)
+            return result
+        dout = layer.backward(dout)
+        at -= 1
+    return dout
+
+
+def _reads(layer: Any, kind: type | None, relu: Relu) -> bool:
+    """Whether ``layer`` can apply the mask of ``relu``: its last input was the ReLU's last output."""
+    if kind is Pooling and layer._out is None:
+        return False
+    return kind in (Convolution, Pooling) and relu.out is not None and layer.x is relu.out

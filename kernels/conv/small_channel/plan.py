@@ -1,0 +1,111 @@
+"""Where the small-channel convolution runs, its blocks, what it costs and how much scratch memory it takes.
+
+Everything here is a function of Problem and ISA level: the blocks of backward_weight and its slices order the sums.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import NamedTuple
+
+from ..._common.tiling import VECTOR_BYTES, itemsize, macs_per_ns
+from ...problem import Problem
+
+#: Most input channels. With more, vectors along them (implicit GEMM, direct) do as well or better.
+CHANNELS = 4
+#: Most rows and columns of the image under a filter: a block is copied with so much more around it.
+REACH = 64
+#: Most slices of backward_weight, and the bytes from which on it takes fewer of them (but 16).
+SLICES, PARTIAL_BYTES = 32, 2**21
+
+#: Most rows (pixels or taps) of a register tile that is one or two vectors wide.
+_LIMITS = {"baseline": (12, 6), "v3": (12, 6), "v4": (28, 14)}
+
+
+class Plan(NamedTuple):
+    """Output pixels of a block, and the slices of blocks whose sums are kept apart in backward_weight."""
+
+    rows: int
+    columns: int
+    slices: int
+
+
+def _even(size: int, most: int) -> int:
+    """The length of equal parts of ``size`` that are at most ``most``."""
+    return math.ceil(size / math.ceil(size / most)) if size else 1
+
+
+def _reach(problem: Problem) -> tuple[int, int]:
+    (kh, kw), (dh, dw) = problem.shapes[1][2:], problem.dilation
+    return (kh - 1) * dh + 1, (kw - 1) * dw + 1
+
+
+def eligible(problem: Problem) -> bool | str:
+    """Few input channels, one group, a filter of ordinary reach."""
+    c = problem.shapes[1][1]
+    if problem.groups != 1:
+        return "it has one group only"
+    if not 1 <= c <= CHANNELS:
+        return f"it reads at most {CHANNELS} channels"
+    if min(problem.shapes[1]) == 0:
+        return "the filter is empty"
+    if max(_reach(problem)) > REACH or max(problem.stride) > REACH:
+        return f"the filter or its stride reaches over more than {REACH} pixels"
+    return True
+
+
+def _buffer(problem: Problem, rows: int, columns: int) -> int:
+    """Elements of the padded copy that a block of output pixels reads."""
+    (sh, sw), (reach_h, reach_w) = problem.stride, _reach(problem)
+    return ((rows - 1) * sh + reach_h) * ((columns - 1) * sw + reach_w) * problem.shapes[1][1]
+
+
+@functools.lru_cache(maxsize=4096)
+def plan(problem: Problem, isa: str) -> Plan:
+    """Blocks: long rows, as many as keep the copy in L2; in backward_weight so few that sums stay short."""
+    n, (k, c, kh, kw), (oh, ow) = problem.shapes[0][0], problem.shapes[1], problem.grid()
+    size = itemsize(problem.compute)
+    pixels = 512 if problem.direction == "backward_weight" else 2048
+    columns = _even(ow, 256)
+    most = max(1, pixels // columns)
+    while most > 1 and _buffer(problem, most, columns) * size > 192 * 1024:
+        most -= 1
+    rows = _even(oh, most)
+    blocks = n * math.ceil(oh / rows) * math.ceil(ow / columns)
+    slices = max(16, min(SLICES, PARTIAL_BYTES // (k * c * kh * kw * size)))
+    return Plan(rows, columns, max(1, min(slices, blocks)))
+
+
+def cost(problem: Problem, isa: str) -> float:
+    """Rough nanoseconds of one thread: copies, and register tiles, which take 0.85 of the implicit GEMM's time for a
+    product (measured: 0.6 to 0.95), but for each row of an FMA at least 1 ns, its latency."""
+    (n, c, h, w), (k, _, kh, kw) = problem.shapes
+    oh, ow = problem.grid()
+    lanes = VECTOR_BYTES[isa] // itemsize(problem.compute)
+    vectors = -(-k // lanes)
+    nv = min(2, vectors)
+    most = _LIMITS[isa][nv - 1]
+    panels = -(-vectors // nv)
+    taps = c * kh * kw
+    if problem.direction == "forward":
+        steps, rows = n * oh * -(-ow // most) * taps, min(most, max(ow, 1))
+    else:
+        steps, rows = n * oh * ow * -(-taps // most), min(most, taps)
+    tile = max(1.0, 0.85 * rows * nv * lanes / macs_per_ns(isa, problem.compute))
+    return panels * steps * tile + 0.05 * n * (c * h * w + k * oh * ow)
+
+
+def workspace(problem: Problem, isa: str, threads: int) -> int:
+    """Bytes of scratch of all threads together, at most."""
+    k, c, kh, kw = problem.shapes[1]
+    rows, columns, slices = plan(problem, isa)
+    size = itemsize(problem.compute)
+    lanes = VECTOR_BYTES[isa] // size
+    wide, taps = -(-k // lanes) * lanes, c * kh * kw
+    own = _buffer(problem, rows, columns)
+    if problem.direction == "backward_weight":
+        shared, own = slices * taps * wide, own + rows * columns * wide
+    else:
+        shared, own = (taps + 1) * wide, own + columns * 2 * lanes
+    return shared * size + taps * 8 + threads * (own * size + 2 * 128) + 3 * 128
