@@ -140,7 +140,7 @@ TABLE: tuple[Row, ...] = tuple(
         _conv_rows("pointwise", _CONV, storage=("float32", "float64")),
         _conv_rows("small_channel", "forward backward_weight"),
         _conv_rows("depthwise", _CONV),
-        *(_conv_rows("winograd", _CONV, name, variant) for variant, name in enumerate(("4x4_3x3", "2x2_3x3", "2x2_5x5"))),
+        *(_conv_rows("winograd", _CONV, name, i) for i, name in enumerate(("4x4_3x3", "2x2_3x3", "2x2_5x5"))),
         _rows("conv", "conv2d", "backward_bias", "blocked_sum", workspace=_lazy(".conv.plan:workspace")),
         _rows("pool", "max_pool2d", "forward backward", "gather", workspace=_lazy(".pool:workspace")),
         _rows("pool", "avg_pool2d", "forward backward", "gather", workspace=_lazy(".pool:workspace")),

@@ -52,6 +52,7 @@ _LARGE_CONV = (
     "values=integers,size=2x12x10,channels=300x64,kernel=1x1,order=nhwc,out_order=nhwc",
     "values=wide,size=2x17x16,channels=33x1,kernel=3x3,groups=depth,stride=2x1,pads=1x1x1x1,order=nhwc,out_order=nhwc",
     "values=normal,size=3x13x70,channels=33x40,kernel=5x5,pads=2x2x2x2,order=nhwc,out_order=nhwc",
+    "values=normal,size=16x2x6,channels=64x40,kernel=3x3,pads=1x1x1x1,order=nhwc,out_order=nhwc",
     "values=normal,size=3x13x70,channels=33x40,kernel=3x3,pads=1x1x1x1,order=nhwc,out_order=nhwc",
     "values=normal,size=6x30x29,channels=130x129,kernel=3x3,pads=0x0x0x0,order=nhwc,out_order=nhwc",
     "values=integers,size=2x11x12,channels=17x19,kernel=3x3,groups=3,dilation=2x2,pads=2x2x2x2,order=nhwc,out_order=nhwc",
