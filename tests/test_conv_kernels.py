@@ -168,7 +168,7 @@ def test_scratch_stays_within_the_declared_workspace_whatever_the_image_size(isa
     from fastdl.kernels._common import _runtime
 
     declared = {}
-    for size in (12, 48, 192):
+    for size in (12, 192, 384):
         problem, x, w, _, dout = arrays(((2, 8, size, size), (16, 8, 3, 3), (1, 1), (1,) * 4, (1, 1), 1), "float32")
         for direction, args in (
             ("forward", (x, w, None, np.empty_like(dout))),
@@ -181,7 +181,7 @@ def test_scratch_stays_within_the_declared_workspace_whatever_the_image_size(isa
             function(changed, *args, 2)
             assert 0 < _runtime.arena_peak() <= row.workspace(changed, isa, 2)
             declared.setdefault(direction, []).append(row.workspace(changed, isa, 2))
-    im2col_of_the_largest = 2 * 192 * 192 * 8 * 9 * 4
+    im2col_of_the_largest = 2 * 384 * 384 * 8 * 9 * 4
     for direction, sizes in declared.items():
         assert sizes[1] == sizes[2], direction
         assert sizes[2] < im2col_of_the_largest / 10, direction

@@ -166,15 +166,13 @@ def cost(problem: Problem, isa: str) -> float:
     if problem.direction == "backward_weight":
         # A run of the tile is an output row, and it starts anew for each image of a chunk.
         run, runs = p.chunk.width, p.chunk.height
-        tile = TILE_VECTORS[isa] // vectors
-        tile = filter_row * p.cb / math.ceil(filter_row * p.cb / tile)
+        tile = filter_row * p.cb / math.ceil(filter_row * p.cb / (TILE_VECTORS[isa] // vectors))
         copies += batch * k * oh * ow * (reduce / p.channel_step - 1) + p.slices * math.prod(problem.shapes[1])
     else:
         run, runs = filter_row * p.cb, rows
         tile = p.chunk.width / math.ceil(p.chunk.width / (TILE_VECTORS[isa] // vectors))
-    products = (
-        tile * vectors / 2
-    )  # cycles of one step along a run: two vector products each, at least three in practice
+    # Cycles of one step along a run: two vector products each, at least three in practice.
+    products = tile * vectors / 2
     lost = (max(products, 3) * run * runs + 2 * runs + 15) / max(products * run * runs, 1)
     wasted = -(-produce // nr) * nr / produce
     weights = 0.5 * math.prod(problem.shapes[1])
