@@ -138,9 +138,11 @@ def measure(
         participants.append(Participant(setting.name, found.call, setting.context))
     first = next(iter(ran.values()))[0]
     if peers:
+        from peers.torch_ops import spread
+
         for name, found in peers_of(prepared, threads, say):
             ran[name] = found, registry.available_levels()[-1] if registry.available_levels() else "any"
-            participants.append(Participant(name, found.call))
+            participants.append(Participant(name, found.call, spread))
     times: dict[str, list[float]] = {}
     interrupted = False
     try:
@@ -178,10 +180,9 @@ def measure(
 
 def peers_of(prepared: Prepared, threads: int, say: Callable[[str], Any]) -> Iterator[tuple[str, Ran]]:
     """PyTorch's ways that work, after their comparison with what fastdl computed; a word about the others."""
-    import torch
     from peers import torch_ops
 
-    torch.set_num_threads(threads)
+    torch_ops.set_threads(threads)
     candidates = torch_ops.peers(prepared.layer, prepared.direction, prepared.operands)
     while True:
         try:

@@ -457,9 +457,9 @@ def test_explain_lists_every_kernel_of_a_call_in_order(backend):
     dout = np.ones((1, 3, 3, 3), np.float32)
     text = fastdl.explain("conv2d_backward", dout, X, W)
     assert [line.split(" (")[0] for line in text.splitlines() if line.startswith("conv2d")] == [
-        "conv2d backward_input",
-        "conv2d backward_weight",
         "conv2d backward_bias",
+        "conv2d backward_weight",
+        "conv2d backward_input",
     ]
     assert len(running(fastdl.explain("conv2d_backward", dout, X, W, need=("b",)))) == 1
 
