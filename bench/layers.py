@@ -34,7 +34,7 @@ from fastdl.bench.timing import Participant, Turns, interleave
 from fastdl.check.runner import Failure
 from fastdl.kernels import registry
 
-QUICK = Turns(rounds=2, seconds=0.002, most=2, pause=0.002)
+QUICK = Turns(rounds=2, seconds=0.002, most=2, pause=0.002, warm=0)
 #: For the estimate: shares of the peaks that a typical call reaches, and seconds that arrays and comparison take.
 TYPICAL, PREPARATION = 0.5, 0.8
 

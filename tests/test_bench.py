@@ -266,7 +266,7 @@ def test_participants_take_turns(monkeypatch):
     log: list[str] = []
     monkeypatch.setattr(timing, "SHORTEST", 0.0)
     times: dict[str, list[float]] = {}
-    turns = timing.Turns(rounds=2, seconds=1e6, most=3, pause=0)
+    turns = timing.Turns(rounds=2, seconds=1e6, most=3, pause=0, warm=0)
     timing.interleave([_logging("a", log), _logging("b", log)], turns, times)
     assert "".join(log) == "aaaabbbbaaaabbbb"  # one more call than are timed
     assert {name: len(found) for name, found in times.items()} == {"a": 6, "b": 6}
@@ -286,12 +286,12 @@ def test_short_calls_are_timed_in_groups(monkeypatch):
     monkeypatch.setattr(timing, "SHORTEST", 1e3)
     ticks = itertools.count()
     monkeypatch.setattr(timing.time, "perf_counter", lambda: 100.0 * next(ticks))
-    assert timing._turn(_logging("a", log).call, timing.Turns(most=2, seconds=1e9)) == [10.0, 10.0]
+    assert timing._turn(_logging("a", log).call, timing.Turns(most=2, seconds=1e9, warm=0)) == [10.0, 10.0]
     assert len(log) == 1 + 2 * 10
 
 
 def test_long_calls_are_made_once_a_turn():
-    turns = timing.Turns(rounds=3, seconds=0.1, most=10, pause=1.0)
+    turns = timing.Turns(rounds=3, seconds=0.1, most=10, pause=1.0, warm=0)
     assert [turns.calls(once) for once in (1.0, 0.05, 1e-6, 0.0)] == [1, 2, 10, 10]
     assert turns.estimate(1.0) == pytest.approx(3 * (1 + 2 * 1.0))
 

@@ -2,7 +2,8 @@
 
 Drifts of the machine (its clock, its other users) then meet all of them alike. A pause comes before each turn because
 the OpenMP threads of other libraries spin for some milliseconds after a call and would disturb whoever follows; each
-turn begins with a call that is not counted, which brings caches, threads and the clock back.
+turn begins with calls that are not counted, which bring caches, threads and the clock back: a sleeping thread may need
+some milliseconds until the system has found it a CPU of its own.
 """
 
 from __future__ import annotations
@@ -28,8 +29,9 @@ class Turns(NamedTuple):
 
     rounds: int = 5  # turns of each participant
     seconds: float = 0.025  # that a turn takes, where its calls are short
-    most: int = 8  # timed calls in a turn
+    most: int = 30  # timed calls in a turn
     pause: float = 0.03  # before a turn
+    warm: float = 0.006  # seconds of calls before the timed ones, at least one call
 
     def calls(self, once: float) -> int:
         """Timed calls in a turn where one takes ``once`` seconds."""
@@ -37,7 +39,7 @@ class Turns(NamedTuple):
 
     def estimate(self, once: float) -> float:
         """Seconds that all turns of one participant take."""
-        return self.rounds * (self.pause + (1 + self.calls(once)) * max(once, 1e-5))
+        return self.rounds * (self.pause + max(self.warm, once) + self.calls(once) * max(once, 1e-5))
 
 
 #: Calls are timed in groups of at least this many seconds; a time is then the mean of its group.
@@ -68,9 +70,14 @@ def interleave(participants: Sequence[Participant], turns: Turns, times: dict[st
 
 def _turn(call: Callable[[], Any], turns: Turns) -> list[float]:
     clock = time.perf_counter
-    start = clock()
-    call()
-    once = clock() - start
+    first = clock()
+    while True:
+        start = clock()
+        call()
+        end = clock()
+        if end - first >= turns.warm:
+            break
+    once = end - start
     group = max(1, math.ceil(SHORTEST / once)) if once > 0 else 1
     found = []
     for _ in range(turns.calls(once * group)):
