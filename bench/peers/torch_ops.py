@@ -41,8 +41,8 @@ def spread() -> Iterator[None]:
     """Puts each of PyTorch's threads on a CPU of its own, where the system can.
 
     On a virtual machine a CPU that has been idle counts as preempted, and Linux wakes a sleeping thread on the CPU of
-    whoever wakes it: two OpenMP threads then take turns on one CPU for a whole series (a convolution of 0.15 ms took 8).
-    fastdl's own threads move apart by themselves.
+    whoever wakes it: two OpenMP threads then take turns on one CPU for a whole series (a convolution of 0.15 ms took
+    8). fastdl's own threads move apart by themselves.
     """
     if not hasattr(os, "sched_setaffinity"):
         yield
