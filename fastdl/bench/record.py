@@ -224,7 +224,18 @@ class Record:
     def save(self, path: str | os.PathLike) -> None:
         """Writes the file, whole or not at all."""
         with replacing(Path(path)) as temporary:
-            temporary.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+            temporary.write_text(_text(self.to_json()))
+
+
+def _text(data: dict[str, Any]) -> str:
+    """JSON with a line for each entry and each measurement: a third of the size of an indented one."""
+
+    def compact(value: Any) -> str:
+        return json.dumps(value, allow_nan=False, separators=(",", ":"))
+
+    entries = ",\n".join(map(compact, data["measurements"]))
+    lines = [f"{json.dumps(key)}: {compact(value)}" for key, value in data.items() if key != "measurements"]
+    return "{\n" + ",\n".join([*lines, f'"measurements": [\n{entries}\n]']) + "\n}\n"
 
 
 def from_json(data: Any) -> Record:

@@ -84,10 +84,10 @@ def _turn(call: Callable[[], Any], turns: Turns) -> list[float]:
         if group == 1:
             start = clock()
             call()
-            found.append(clock() - start)
+            found.append(round(clock() - start, 9))
         else:
             start = clock()
             for _ in range(group):
                 call()
-            found.append((clock() - start) / group)
+            found.append(round((clock() - start) / group, 9))
     return found
