@@ -62,6 +62,12 @@ class Stack:
         seed = int(self._rng.integers(2**63))
         self.layers += [Relu(), Dropout(dropout_ratio, inverted=True, seed=seed)]
 
+    def classifier(self, hidden_size: int, classes: int, dropout_ratio: float) -> None:
+        """Two hidden layers, and a score for each class."""
+        self.hidden(hidden_size, dropout_ratio)
+        self.hidden(hidden_size, dropout_ratio)
+        self.affine(classes)
+
     def affine(self, size: int) -> None:
         """A fully connected layer."""
         w = self._weights((int(np.prod(self.shape)), size))

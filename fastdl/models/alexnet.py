@@ -73,9 +73,7 @@ class AlexNet(Model):
         stack.convolution(c4, 3, pad=1, groups=groups)
         stack.convolution(c5, 3, pad=1, groups=groups)
         stack.pooling(3, 2)
-        stack.hidden(hidden_size, dropout_ratio)
-        stack.hidden(hidden_size, dropout_ratio)
-        stack.affine(output_size)
+        stack.classifier(hidden_size, output_size, dropout_ratio)
         self.layers = stack.layers
         self.last_layer = SoftmaxWithLoss()
         self.params = network.named_params(self.layers)

@@ -58,9 +58,7 @@ class VGG(Model):
             for _ in range(convolutions):
                 stack.convolution(filters, 3, pad=1, batch_norm=batch_norm)
             stack.pooling(2, 2)
-        stack.hidden(hidden_size, dropout_ratio)
-        stack.hidden(hidden_size, dropout_ratio)
-        stack.affine(output_size)
+        stack.classifier(hidden_size, output_size, dropout_ratio)
         self.layers = stack.layers
         self.last_layer = SoftmaxWithLoss()
         self.params = network.named_params(self.layers)

@@ -19,6 +19,14 @@ cdef extern from "runtime.h":
 fd_use_runtime(_api)
 
 
+cdef const fd_tensor *optional(object array, fd_tensor *to) except? NULL:
+    """``to``, filled from an array; NULL for None."""
+    if array is None:
+        return NULL
+    fd_tensor_of(array, to)
+    return to
+
+
 cdef int finish(int status) except -1:
     """Turns the status of a parallel_for into an exception."""
     if status != 0:

@@ -15,6 +15,10 @@ static inline void FD_CAT(fd_copy, SFX)(T *restrict to, const T *restrict from, 
     }
 }
 
+static inline void FD_CAT(fd_zero, SFX)(T *to, ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i++) to[i] = 0;
+}
+
 /* As fd_load and fd_store, for short runs that are mostly contiguous in the compute dtype. */
 static inline void FD_CAT(fd_read, SFX)(int type, const char *from, ptrdiff_t stride, T *to, ptrdiff_t n) {
     if (type == (sizeof(T) == 8 ? FD_F64 : FD_F32) && stride == (ptrdiff_t)sizeof(T))

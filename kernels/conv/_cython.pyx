@@ -113,18 +113,13 @@ cdef int _gather(problem, source, w, bias, mask, out, int threads) except -1:
     """forward and backward_input: the same loops over other axes."""
     cdef conv_call g
     cdef fd_tensor bias_tensor, mask_tensor
-    cdef fd_tensor *bias_or_null = NULL
+    cdef const fd_tensor *bias_or_null
     cdef int status
     chosen = plan(problem, ISA)
     cdef _Axes rows = _axes(chosen.rows), columns = _axes(chosen.columns)
     _start(&g, problem, source, w, out, rows, columns, chosen)
-    if bias is not None:
-        fd_tensor_of(bias, &bias_tensor)
-        bias_or_null = &bias_tensor
-    g.mask = NULL
-    if mask is not None:
-        fd_tensor_of(mask, &mask_tensor)
-        g.mask = &mask_tensor
+    bias_or_null = optional(bias, &bias_tensor)
+    g.mask = optional(mask, &mask_tensor)
     with nogil:
         status = conv_gather_start(&g, bias_or_null, threads)
     return finish(status)

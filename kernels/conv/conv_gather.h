@@ -6,10 +6,6 @@
  *          +-----------------+     [inner][nr]      multiplied with every panel of weights. Only this copy knows about
  *                                                   strides, padding, dilation, dtype and memory order. */
 
-static inline void FD_CAT(conv_zero, SFX)(T *to, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++) to[i] = 0;
-}
-
 /* `count` runs of n elements, `from_step` bytes apart, to rows ld apart. */
 static inline void FD_CAT(conv_read, SFX)(const conv_source *s, T *to, ptrdiff_t ld, const char *from, ptrdiff_t from_step,
                                           ptrdiff_t count, ptrdiff_t n) {
@@ -39,7 +35,7 @@ static void FD_CAT(conv_gather_line, SFX)(const conv_source *s, const char *row,
             for (ptrdiff_t v = u; v <= last; v++) { /* at the border: tap by tap */
                 const ptrdiff_t ca = v == u ? a - u * c : 0, cb = v == last ? end - last * c : c;
                 const ptrdiff_t x = x0 + q * scale + offset[v];
-                if (x < 0 || x >= s->width) FD_CAT(conv_zero, SFX)(d, cb - ca);
+                if (x < 0 || x >= s->width) FD_CAT(fd_zero, SFX)(d, cb - ca);
                 else FD_CAT(conv_read, SFX)(s, d, 0, row + x * s->sw + ca * s->sc, 0, 1, cb - ca);
                 d += cb - ca;
             }
@@ -62,7 +58,7 @@ static void FD_CAT(conv_gather, SFX)(const conv_source *s, ptrdiff_t first, ptrd
             const ptrdiff_t b = fd_min(line, a + k1 - k), y = i * s->row->scale + s->row->offset[r];
             T *d = to + (k - k0);
             if (y < 0 || y >= s->height)
-                for (ptrdiff_t q = 0; q < run; q++) FD_CAT(conv_zero, SFX)(d + q * ld, b - a);
+                for (ptrdiff_t q = 0; q < run; q++) FD_CAT(fd_zero, SFX)(d + q * ld, b - a);
             else
                 FD_CAT(conv_gather_line, SFX)(s, s->data + n * s->sn + y * s->sh, j * s->column->scale, run, a, b, d, ld);
             k += b - a;
@@ -118,7 +114,7 @@ static int FD_CAT(conv_gather_task, SFX)(void *context, ptrdiff_t index) {
     if (!a || !c) return FD_NO_MEMORY;
     for (ptrdiff_t group = 0; group < g->groups; group++) {
         const conv_source source = conv_source_of(g, row, column, group);
-        if (inner == 0) FD_CAT(conv_zero, SFX)(c, m * wide);
+        if (inner == 0) FD_CAT(fd_zero, SFX)(c, m * wide);
         for (ptrdiff_t k0 = 0; k0 < inner; k0 += g->kc) {
             const ptrdiff_t k = fd_min(g->kc, inner - k0);
             FD_CAT(conv_gather, SFX)(&source, first, m, k0, k0 + k, a, ld);

@@ -19,8 +19,8 @@ static int FD_CAT(conv_weight_task, SFX)(void *context, ptrdiff_t index) {
     T *sum = (T *)g->partial + ((slice * g->groups + group) * inner + k0) * wide;
     T *a = (T *)rt->push((size_t)(g->mc * ld) * sizeof(T)), *b = (T *)rt->push((size_t)(g->mc * wide) * sizeof(T));
     if (!a || !b) return FD_NO_MEMORY;
-    if (first == last) FD_CAT(conv_zero, SFX)(sum, k * wide);
-    FD_CAT(conv_zero, SFX)(b, g->mc * wide);
+    if (first == last) FD_CAT(fd_zero, SFX)(sum, k * wide);
+    FD_CAT(fd_zero, SFX)(b, g->mc * wide);
     for (ptrdiff_t block = first; block < last; block++) {
         const ptrdiff_t p0 = block * g->mc, m = fd_min(g->mc, pixels - p0);
         ptrdiff_t n = p0 / plane, i = p0 % plane / column->count, j = p0 % column->count;

@@ -23,16 +23,14 @@ def gemm_forward(problem, a, b, bias, out, int threads):
     """out = f(a @ b + bias)."""
     cdef gemm_call g
     cdef fd_tensor bias_tensor
-    cdef fd_tensor *bias_or_null = NULL
+    cdef const fd_tensor *bias_or_null
     cdef int status
     g.mc, g.kc, g.nc = plan(problem, ISA)
     g.thin = THIN
     fd_tensor_of(a, &g.a)
     fd_tensor_of(b, &g.b)
     fd_tensor_of(out, &g.out)
-    if bias is not None:
-        fd_tensor_of(bias, &bias_tensor)
-        bias_or_null = &bias_tensor
+    bias_or_null = optional(bias, &bias_tensor)
     g.relu = problem.epilogue == "bias_relu"
     with nogil:
         status = gemm_start(&g, bias_or_null, threads)

@@ -45,12 +45,10 @@ def conv2d_forward(problem, x, w, b, out, int threads):
     """out = f(correlation of x with w, + b)."""
     cdef depthwise_call g
     cdef fd_tensor bias
-    cdef fd_tensor *bias_or_null = NULL
+    cdef const fd_tensor *bias_or_null
     cdef int status
     _start(&g, problem, x, w, out)
-    if b is not None:
-        fd_tensor_of(b, &bias)
-        bias_or_null = &bias
+    bias_or_null = optional(b, &bias)
     with nogil:
         status = depthwise_gather_start(&g, bias_or_null, threads)
     finish(status)
@@ -62,9 +60,7 @@ def conv2d_backward_input(problem, dout, w, y, dx, int threads):
     cdef fd_tensor mask
     cdef int status
     _start(&g, problem, dout, w, dx)
-    if y is not None:
-        fd_tensor_of(y, &mask)
-        g.mask = &mask
+    g.mask = optional(y, &mask)
     with nogil:
         status = depthwise_gather_start(&g, NULL, threads)
     finish(status)

@@ -45,15 +45,11 @@ cdef int _product(problem, source, w, bias, mask, out, int threads) except -1:
     """forward and backward_input: the same loops with the weight's axes exchanged."""
     cdef pointwise_call g
     cdef fd_tensor bias_tensor, mask_tensor
-    cdef fd_tensor *bias_or_null = NULL
+    cdef const fd_tensor *bias_or_null
     cdef int status
     _start(&g, problem, source, w, out)
-    if bias is not None:
-        fd_tensor_of(bias, &bias_tensor)
-        bias_or_null = &bias_tensor
-    if mask is not None:
-        fd_tensor_of(mask, &mask_tensor)
-        g.mask = &mask_tensor
+    bias_or_null = optional(bias, &bias_tensor)
+    g.mask = optional(mask, &mask_tensor)
     with nogil:
         status = pointwise_start(&g, bias_or_null, threads)
     return finish(status)

@@ -42,12 +42,10 @@ def conv2d_forward(problem, x, w, b, out, int threads):
     """out = f(correlation of x with w, + b)."""
     cdef small_call g
     cdef fd_tensor bias
-    cdef fd_tensor *bias_or_null = NULL
+    cdef const fd_tensor *bias_or_null
     cdef int status
     _start(&g, problem, x, w, out)
-    if b is not None:
-        fd_tensor_of(b, &bias)
-        bias_or_null = &bias
+    bias_or_null = optional(b, &bias)
     with nogil:
         status = small_forward_start(&g, bias_or_null, threads)
     finish(status)

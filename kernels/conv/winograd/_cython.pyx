@@ -68,12 +68,10 @@ cdef int _start(winograd_call *g, int variant, problem, source, weight, out) exc
 cdef int _forward(int variant, problem, x, w, b, out, int threads) except -1:
     cdef winograd_call g
     cdef fd_tensor bias
-    cdef fd_tensor *bias_or_null = NULL
+    cdef const fd_tensor *bias_or_null
     cdef int status
     _start(&g, variant, problem, x, w, out)
-    if b is not None:
-        fd_tensor_of(b, &bias)
-        bias_or_null = &bias
+    bias_or_null = optional(b, &bias)
     with nogil:
         status = winograd_gather_start(&g, bias_or_null, threads)
     return finish(status)
@@ -84,9 +82,7 @@ cdef int _backward_input(int variant, problem, dout, w, y, dx, int threads) exce
     cdef fd_tensor mask
     cdef int status
     _start(&g, variant, problem, dout, w, dx)
-    if y is not None:
-        fd_tensor_of(y, &mask)
-        g.mask = &mask
+    g.mask = optional(y, &mask)
     with nogil:
         status = winograd_gather_start(&g, NULL, threads)
     return finish(status)

@@ -64,7 +64,7 @@ static int FD_CAT(winograd_slice_task, SFX)(void *context, ptrdiff_t index) {
     T *v = (T *)rt->push((size_t)(points * l.v_point) * sizeof(T));
     T *d = (T *)rt->push((size_t)(points * l.d_point) * sizeof(T));
     if (!strip || !v || !d) return FD_NO_MEMORY;
-    if (b0 == b1) FD_CAT(winograd_zero, SFX)(sum, points * g->u_point);
+    if (b0 == b1) FD_CAT(fd_zero, SFX)(sum, points * g->u_point);
     for (ptrdiff_t b = b0; b < b1; b++) {
         const ptrdiff_t t0 = b * g->tiles / g->blocks, t1 = (b + 1) * g->tiles / g->blocks;
         FD_CAT(winograd_transform, SFX)(g, group, t0, t0, t1, v, d, strip);
