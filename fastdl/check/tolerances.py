@@ -304,7 +304,8 @@ def _winograd(call: Call, m: int, r: int) -> dict[str, Error]:
         oh, ow = p.grid()
         depth, terms = winograd.roundings(r, m), p.shapes[0][0] * math.ceil(oh / m) * math.ceil(ow / m)
     else:
-        depth, terms = winograd.roundings(m, r), p.shapes[1][1] if p.direction == "forward" else p.shapes[1][0]
+        k, c = p.shapes[1][:2]
+        depth, terms = winograd.roundings(m, r), c if p.direction == "forward" else k // p.groups
     if "b" in inputs:
         total, depth = total + np.abs(inputs["b"])[:, None, None], depth + 1
     error = (lost(terms, expected.size, u) + depth * u) * total + eta
