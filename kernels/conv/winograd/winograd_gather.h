@@ -135,6 +135,36 @@ static int FD_CAT(winograd_filter_task, SFX)(void *context, ptrdiff_t index) {
     return FD_OK;
 }
 
+/* The 2x2 windows of a finished tile of `high` rows and `wide` columns at (i, j), `down` and `right` bytes apart: as
+ * max_window of pool/max_pool.h. */
+static void FD_CAT(winograd_pool, SFX)(const winograd_call *g, const char *tile, ptrdiff_t down, ptrdiff_t right,
+                                       ptrdiff_t image, ptrdiff_t k, ptrdiff_t n, ptrdiff_t i, ptrdiff_t j,
+                                       ptrdiff_t high, ptrdiff_t wide) {
+    typedef FD_CAT(fd_v, SFX) V;
+    typedef FD_CAT(fd_i, SFX) I;
+    const fd_tensor *p = g->pooled, *x = g->indices;
+    for (ptrdiff_t r = 0; r + 1 < high; r += 2)
+        for (ptrdiff_t s = 0; s + 1 < wide; s += 2) {
+            const ptrdiff_t oh = (i + r) / 2, ow = (j + s) / 2;
+            V best = *(const V *)(tile + r * down + s * right);
+            I index = {0};
+            for (int tap = 1; tap < 4; tap++) {
+                const V v = *(const V *)(tile + (r + tap / 2) * down + (s + tap % 2) * right);
+                const I take = ~(I)(v <= best) & (I)(best == best); /* larger, or NaN after numbers */
+                best = (V)((take & (I)v) | (~take & (I)best));
+                index = (take & ((I){0} + tap)) | (~take & index);
+            }
+            char *to = p->data + image * p->stride[0] + k * p->stride[1] + oh * p->stride[2] + ow * p->stride[3];
+            if (n == LANES && p->stride[1] == p->itemsize) FD_CAT(fd_write_vector, SFX)(p->type, (const T *)&best, to);
+            else FD_CAT(fd_write, SFX)(p->type, (const T *)&best, to, p->stride[1], n);
+            if (!x) continue;
+            to = x->data + image * x->stride[0] + k * x->stride[1] + oh * x->stride[2] + ow * x->stride[3];
+            if (n == LANES && x->stride[1] == 1) FD_CAT(fd_store_bytes, SFX)(to, index);
+            else
+                for (ptrdiff_t l = 0; l < n; l++) to[l * x->stride[1]] = (char)index[l];
+        }
+}
+
 /* Result tile t, output channels k0..k0+LANES-1 of a group, from M. */
 static void FD_CAT(winograd_store, SFX)(const winograd_call *g, ptrdiff_t t, ptrdiff_t group, ptrdiff_t k0, const T *from,
                                         ptrdiff_t point) {
@@ -146,28 +176,41 @@ static void FD_CAT(winograd_store, SFX)(const winograd_call *g, ptrdiff_t t, ptr
     const T *bias = g->bias ? (const T *)g->bias + k : NULL;
     const int mode = mask ? WINOGRAD_RELU_MASK : !bias ? WINOGRAD_NONE : g->relu ? WINOGRAD_BIAS_RELU : WINOGRAD_BIAS;
     const int type = sizeof(T) == 8 ? FD_F64 : FD_F32;
-    char *to = out->data + image * out->stride[0] + k * out->stride[1] + i * out->stride[2] + j * out->stride[3];
+    char *to = out->data ? out->data + image * out->stride[0] + k * out->stride[1] + i * out->stride[2] +
+                               j * out->stride[3] : NULL;
     const char *y = mask ? mask->data + image * mask->stride[0] + k * mask->stride[1] + i * mask->stride[2] +
                                j * mask->stride[3] : NULL;
-    if (n == LANES && out->type == type && out->stride[1] == (ptrdiff_t)sizeof(T) &&
+    T tile[4 * 4 * LANES];
+    ptrdiff_t right = LANES * (ptrdiff_t)sizeof(T), down = g->m * right;
+    if (n == LANES && out->type == type && (!to || out->stride[1] == (ptrdiff_t)sizeof(T)) &&
         (!mask || (mask->type == type && mask->stride[1] == (ptrdiff_t)sizeof(T)))) {
-        f->output[mode](from, point, to, out->stride[2], out->stride[3], high, wide, bias, y, mask ? mask->stride[2] : 0,
+        if (to) down = out->stride[2], right = out->stride[3];
+        else to = (char *)tile;
+        f->output[mode](from, point, to, down, right, high, wide, bias, y, mask ? mask->stride[2] : 0,
                         mask ? mask->stride[3] : 0);
+        if (g->pooled) FD_CAT(winograd_pool, SFX)(g, to, down, right, image, k, n, i, j, high, wide);
         return;
     }
-    T tile[4 * 4 * LANES];
-    f->output[WINOGRAD_NONE](from, point, (char *)tile, g->m * LANES * (ptrdiff_t)sizeof(T), LANES * (ptrdiff_t)sizeof(T),
-                             g->m, g->m, NULL, NULL, 0, 0);
+    const int whole = n == LANES && !mask, rounds = g->pooled && out->type != type;
+    f->output[whole ? mode : WINOGRAD_NONE](from, point, (char *)tile, down, right, g->m, g->m, whole ? bias : NULL, NULL,
+                                            0, 0);
     for (ptrdiff_t r = 0; r < high; r++)
         for (ptrdiff_t s = 0; s < wide; s++) {
             T *value = tile + (r * g->m + s) * LANES;
-            FD_CAT(fd_epilogue, SFX)(value, bias, g->relu, n);
+            if (!whole) FD_CAT(fd_epilogue, SFX)(value, bias, g->relu, n);
             if (y) FD_CAT(fd_relu_mask, SFX)(value, mask->type, y + r * mask->stride[2] + s * mask->stride[3],
                                              mask->stride[1], n);
+            if (rounds) { /* the pooling compares what is stored */
+                T stored[LANES];
+                FD_CAT(fd_write_vector, SFX)(out->type, value, (char *)stored);
+                FD_CAT(fd_read_vector, SFX)(out->type, (const char *)stored, value);
+            }
+            if (!to) continue;
             char *at = to + r * out->stride[2] + s * out->stride[3];
             if (n == LANES && out->stride[1] == out->itemsize) FD_CAT(fd_write_vector, SFX)(out->type, value, at);
             else FD_CAT(fd_write, SFX)(out->type, value, at, out->stride[1], n);
         }
+    if (g->pooled) FD_CAT(winograd_pool, SFX)(g, (const char *)tile, down, right, image, k, n, i, j, high, wide);
 }
 
 /* One block of tiles of one group. */
