@@ -82,7 +82,6 @@ cdef int _forward(int variant, problem, x, w, b, out, int threads) except -1:
 cdef int _forward_pooled(int variant, problem, x, w, b, out, pooled, indices, int threads) except -1:
     cdef winograd_call g
     cdef fd_tensor bias, largest, taps
-    cdef const fd_tensor *bias_or_null
     cdef int status
     _start(&g, variant, problem, x, w, pooled if out is None else out)
     if out is None:
@@ -90,9 +89,9 @@ cdef int _forward_pooled(int variant, problem, x, w, b, out, pooled, indices, in
         g.out.shape[2], g.out.shape[3] = problem.grid()
     g.pooled = optional(pooled, &largest)
     g.indices = optional(indices, &taps)
-    bias_or_null = optional(b, &bias)
+    fd_tensor_of(b, &bias)
     with nogil:
-        status = winograd_gather_start(&g, bias_or_null, threads)
+        status = winograd_gather_start(&g, &bias, threads)
     return finish(status)
 
 
