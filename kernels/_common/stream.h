@@ -11,7 +11,7 @@
 #include "simd.h"
 
 #define FD_STREAM_BYTES ((ptrdiff_t)6 << 20)
-#define FD_STREAM_AHEAD 4096 /* bytes between what is computed and what is fetched */
+#define FD_STREAM_AHEAD 2048 /* bytes between what is computed and what is fetched */
 
 static inline int fd_streams(const fd_tensor *out) { return out->size * out->itemsize >= FD_STREAM_BYTES; }
 

@@ -48,10 +48,10 @@ static inline void FD_CAT(bn_gradient, SFX)(const T *restrict dout, const T *res
 #undef BN_AT
 #undef BN_STORE
 
-/* What the sums of a task need: a block of each operand that is not used where it lies, and a row each of the centre,
- * two accumulators and zeros. */
+/* What the sums of a task need: a block of each operand that is not used where it lies; a row each of the centre, two
+ * accumulators and zeros; a panel of each operand. */
 typedef struct {
-    T *x, *dout, *centre, *sum, *other, *zero;
+    T *x, *dout, *centre, *sum, *other, *zero, *panel, *dout_panel;
 } FD_CAT(bn_scratch, SFX);
 
 static int FD_CAT(bn_push, SFX)(const bn_call *b, const bn_part *part, FD_CAT(bn_scratch, SFX) * s) {
@@ -59,12 +59,14 @@ static int FD_CAT(bn_push, SFX)(const bn_call *b, const bn_part *part, FD_CAT(bn
     memset(s, 0, sizeof(*s));
     if (!(s->x = (T *)rt->push(block)) || (b->backward && !(s->dout = (T *)rt->push(block)))) return FD_NO_MEMORY;
     if (b->runs) return FD_OK;
-    T *rows = (T *)rt->push((size_t)(4 * part->n) * sizeof(T));
+    T *rows = (T *)rt->push((size_t)((4 + BN_PANEL * (b->backward ? 2 : 1)) * part->n) * sizeof(T));
     if (!rows) return FD_NO_MEMORY;
     s->centre = rows;
     s->sum = rows + part->n;
     s->other = rows + 2 * part->n;
     s->zero = rows + 3 * part->n;
+    s->panel = rows + 4 * part->n;
+    s->dout_panel = s->panel + BN_PANEL * part->n;
     memset(s->zero, 0, (size_t)part->n * sizeof(T));
     return FD_OK;
 }
@@ -97,14 +99,15 @@ static int FD_CAT(bn_moments_task, SFX)(void *context, ptrdiff_t index) {
             ptrdiff_t pitch;
             n = fd_min(direct ? part.n : BN_WIDTH, part.n - c0);
             const T *x = FD_CAT(norm_block, SFX)(g, &b->from, row, rows, part.channel + c0, n, s.x, &pitch);
-            const T *panel[BN_PANEL];
-            FD_CAT(bn_panel_rows, SFX)(panel, x, pitch, rows, s.zero);
-            FD_CAT(bn_panel_centre, SFX)(panel, fd_min(rows, BN_PANEL), s.centre, n);
+            ptrdiff_t first_pitch = pitch;
+            const T *first = FD_CAT(bn_panel, SFX)(x, &first_pitch, rows, n, s.zero, s.panel);
+            FD_CAT(bn_panel_centre, SFX)(first, first_pitch, (T)fd_min(rows, BN_PANEL), s.centre, n);
             memset(s.sum, 0, (size_t)n * sizeof(T));
             memset(s.other, 0, (size_t)n * sizeof(T));
             for (ptrdiff_t i = 0; i < rows; i += BN_PANEL) {
-                FD_CAT(bn_panel_rows, SFX)(panel, x + i * pitch, pitch, rows - i, s.centre);
-                FD_CAT(bn_panel_moments, SFX)(panel, s.centre, s.sum, s.other, n, direct ? BN_PANEL * pitch : 0);
+                ptrdiff_t step = pitch;
+                const T *panel = FD_CAT(bn_panel, SFX)(x + i * pitch, &step, rows - i, n, s.centre, s.panel);
+                FD_CAT(bn_panel_moments, SFX)(panel, step, s.centre, s.sum, s.other, n);
             }
             for (ptrdiff_t c = 0; c < n; c++)
                 bn_merge_block(&w, s.centre[c], s.sum[c], s.other[c], sum + c0 + c, square + c0 + c);
@@ -146,15 +149,14 @@ static int FD_CAT(bn_gradients_task, SFX)(void *context, ptrdiff_t index) {
             const ptrdiff_t channel = part.channel + c0;
             const T *x = FD_CAT(norm_block, SFX)(g, &b->from, row, rows, channel, n, s.x, &pitch);
             const T *dout = FD_CAT(norm_block, SFX)(g, &b->gradient, row, rows, channel, n, s.dout, &dout_pitch);
-            const ptrdiff_t ahead = direct ? BN_PANEL : 0;
             memset(s.sum, 0, (size_t)n * sizeof(T));
             memset(s.other, 0, (size_t)n * sizeof(T));
             for (ptrdiff_t i = 0; i < rows; i += BN_PANEL) {
-                const T *panel[BN_PANEL], *dout_panel[BN_PANEL];
-                FD_CAT(bn_panel_rows, SFX)(panel, x + i * pitch, pitch, rows - i, mean + c0);
-                FD_CAT(bn_panel_rows, SFX)(dout_panel, dout + i * dout_pitch, dout_pitch, rows - i, s.zero);
-                FD_CAT(bn_panel_gradients, SFX)(dout_panel, panel, mean + c0, s.sum, s.other, n, ahead * dout_pitch,
-                                                ahead * pitch);
+                ptrdiff_t step = pitch, dout_step = dout_pitch;
+                const T *panel = FD_CAT(bn_panel, SFX)(x + i * pitch, &step, rows - i, n, mean + c0, s.panel);
+                const T *dout_panel = FD_CAT(bn_panel, SFX)(dout + i * dout_pitch, &dout_step, rows - i, n, s.zero,
+                                                            s.dout_panel);
+                FD_CAT(bn_panel_gradients, SFX)(dout_panel, dout_step, panel, step, mean + c0, s.sum, s.other, n);
             }
             for (ptrdiff_t c = 0; c < n; c++) {
                 sum[c0 + c] += s.sum[c];

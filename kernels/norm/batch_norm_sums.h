@@ -21,21 +21,23 @@ typedef FD_CAT(fd_v, SFX) FD_CAT(bn_v, SFX);
 
 /* ---- blocks: the channels beside each other ------------------------------------------------------------------- */
 
-/* The rows of one panel. Those that a last panel lacks are `missing`, which adds nothing. */
-static inline void FD_CAT(bn_panel_rows, SFX)(const T **row, const T *x, ptrdiff_t pitch, ptrdiff_t rows,
-                                              const T *missing) {
-    for (ptrdiff_t i = 0; i < BN_PANEL; i++) row[i] = i < rows ? x + i * pitch : missing;
+/* A panel of `rows` rows, `*pitch` elements apart; a last panel with fewer than 8 is completed in a buffer with rows of
+ * `missing`, which add nothing. */
+static inline const T *FD_CAT(bn_panel, SFX)(const T *x, ptrdiff_t *pitch, ptrdiff_t rows, ptrdiff_t n,
+                                             const T *missing, T *buffer) {
+    if (rows >= BN_PANEL) return x;
+    for (ptrdiff_t i = 0; i < BN_PANEL; i++)
+        memcpy(buffer + i * n, i < rows ? x + i * *pitch : missing, (size_t)n * sizeof(T));
+    *pitch = n;
+    return buffer;
 }
 
 /* Mean of the first panel: near enough to the block's that squares about it lose nothing (see bn_merge_block). Where it
  * is not finite, the sums are taken about 0, and come out as IEEE 754 has it. */
-static void FD_CAT(bn_panel_centre, SFX)(const T *const *row, ptrdiff_t rows, T *restrict centre, ptrdiff_t n) {
-    const T count = (T)rows;
-#define ROW(i) const T *restrict r##i = row[i];
-    BN_EACH(ROW)
-#undef ROW
+static void FD_CAT(bn_panel_centre, SFX)(const T *x, ptrdiff_t pitch, T count, T *restrict centre, ptrdiff_t n) {
+    const T *y = x + 4 * pitch;
     for (ptrdiff_t c = 0; c < n; c++) {
-#define ROW(i) const T x##i = r##i[c];
+#define ROW(i) const T x##i = (i < 4 ? x : y)[i % 4 * pitch + c];
         BN_EACH(ROW)
 #undef ROW
         const T mean = BN_TREE(x) / count;
@@ -43,18 +45,22 @@ static void FD_CAT(bn_panel_centre, SFX)(const T *const *row, ptrdiff_t rows, T 
     }
 }
 
-/* Adds the sums of x - centre and of its square. `ahead`: elements to the panel that is fetched meanwhile. */
-static void FD_CAT(bn_panel_moments, SFX)(const T *const *row, const T *centre, T *sum, T *square, ptrdiff_t n,
-                                          ptrdiff_t ahead) {
+/* Element c of row i: two pointers and two distances serve eight rows, and leave the loop enough registers. */
+#define BN_ROW(x, i) ((i < 4 ? x : x##4) + i % 4 * x##_pitch + c)
+#define BN_VECTOR(p) (*(const V *)(p))
+/* The next panel, a line for each that is read of this one; in the order of memory. */
+#define BN_FETCH(x, i) __builtin_prefetch((const char *)(x + BN_PANEL * (x##_pitch + c)) + i * FD_VECTOR_BYTES)
+
+/* Adds the sums of x - centre and of its square. */
+static void FD_CAT(bn_panel_moments, SFX)(const T *x, ptrdiff_t x_pitch, const T *centre, T *sum, T *square,
+                                          ptrdiff_t n) {
+    const T *x4 = x + 4 * x_pitch;
     ptrdiff_t c = 0;
-#define ROW(i) const T *r##i = row[i];
-    BN_EACH(ROW)
-#undef ROW
     for (; c + LANES <= n; c += LANES) {
-        const V k = *(const V *)(centre + c), zero = {0};
-#define ROW(i)                                 \
-    const V d##i = *(const V *)(r##i + c) - k; \
-    __builtin_prefetch(r##i + c + ahead);
+        const V k = BN_VECTOR(centre + c), zero = {0};
+#define ROW(i)                                  \
+    const V d##i = BN_VECTOR(BN_ROW(x, i)) - k; \
+    BN_FETCH(x, i);
         BN_EACH(ROW)
 #undef ROW
         *(V *)(sum + c) += BN_TREE(d);
@@ -62,7 +68,7 @@ static void FD_CAT(bn_panel_moments, SFX)(const T *const *row, const T *centre, 
     }
     for (; c < n; c++) {
         const T k = centre[c], zero = 0;
-#define ROW(i) const T d##i = r##i[c] - k;
+#define ROW(i) const T d##i = *BN_ROW(x, i) - k;
         BN_EACH(ROW)
 #undef ROW
         sum[c] += BN_TREE(d);
@@ -71,15 +77,16 @@ static void FD_CAT(bn_panel_moments, SFX)(const T *const *row, const T *centre, 
 }
 
 /* Adds the sums of dout and of dout * (x - centre). */
-static void FD_CAT(bn_panel_gradients, SFX)(const T *const *dout, const T *const *row, const T *centre, T *sum,
-                                            T *product, ptrdiff_t n, ptrdiff_t dout_ahead, ptrdiff_t ahead) {
+static void FD_CAT(bn_panel_gradients, SFX)(const T *dout, ptrdiff_t dout_pitch, const T *x, ptrdiff_t x_pitch,
+                                            const T *centre, T *sum, T *product, ptrdiff_t n) {
+    const T *x4 = x + 4 * x_pitch, *dout4 = dout + 4 * dout_pitch;
     ptrdiff_t c = 0;
     for (; c + LANES <= n; c += LANES) {
-        const V k = *(const V *)(centre + c), zero = {0};
-#define ROW(i)                                                                        \
-    const V g##i = *(const V *)(dout[i] + c), d##i = *(const V *)(row[i] + c) - k;    \
-    __builtin_prefetch(dout[i] + c + dout_ahead);                                     \
-    __builtin_prefetch(row[i] + c + ahead);
+        const V k = BN_VECTOR(centre + c), zero = {0};
+#define ROW(i)                                                                             \
+    const V g##i = BN_VECTOR(BN_ROW(dout, i)), d##i = BN_VECTOR(BN_ROW(x, i)) - k; \
+    BN_FETCH(dout, i);                                                                     \
+    BN_FETCH(x, i);
         BN_EACH(ROW)
 #undef ROW
         *(V *)(sum + c) += BN_TREE(g);
@@ -87,13 +94,16 @@ static void FD_CAT(bn_panel_gradients, SFX)(const T *const *dout, const T *const
     }
     for (; c < n; c++) {
         const T k = centre[c], zero = 0;
-#define ROW(i) const T g##i = dout[i][c], d##i = row[i][c] - k;
+#define ROW(i) const T g##i = *BN_ROW(dout, i), d##i = *BN_ROW(x, i) - k;
         BN_EACH(ROW)
 #undef ROW
         sum[c] += BN_TREE(g);
         product[c] += BN_DOT(g, d);
     }
 }
+#undef BN_ROW
+#undef BN_VECTOR
+#undef BN_FETCH
 
 /* ---- runs: the rows of a channel beside each other ------------------------------------------------------------ */
 

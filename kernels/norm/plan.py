@@ -63,8 +63,9 @@ def workspace(problem: Problem, isa: str, threads: int) -> int:
     size, channels = itemsize(problem.compute), problem.shapes[0][1]
     if problem.op == "batch_norm":
         chunks, tile = batch_norm_plan(problem)[1:]
-        # three operands of a block; four accumulators, or four parameters repeated up to 256 elements
-        task = size * (3 * BLOCK * min(tile, WIDTH) + 4 * max(tile, 256))
+        # three operands of a block; two of a panel of 8 rows, and four accumulators, which are more than the map's
+        # four parameters repeated up to 256 elements
+        task = size * (3 * BLOCK * min(tile, WIDTH) + (2 * 8 + 4) * max(tile, 256))
         shared = channels * (4 * size + 2 * chunks * 8)
         return threads * (task + 9 * 128) + shared + 5 * 128
     # x, dout, dx, the window sums and the powers; one more between margins of at most the channels on either side
