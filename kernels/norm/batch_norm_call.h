@@ -70,7 +70,7 @@ static inline void bn_merge(const bn_weights *w, double more_sum, double more_sq
 
 /* The same with a block's moments about `centre`: d and dd are the sums of x - centre and of its square. The centre is
  * the mean of the block's first 8 rows. How far it is from the mean of all, square d / rows, costs digits of dd; but 8
- * rows cannot be far off and leave the block's own squares small: dd is at most 1 + 128 / 8 times them, whatever x is. */
+ * rows cannot be far off and leave the block's own squares small: dd is at most 1 + 128 / 8 times them for any x. */
 static inline void bn_merge_block(const bn_weights *w, double centre, double d, double dd, double *sum,
                                   double *square) {
     const double rest = dd - d * d * w->per_row;

@@ -1,13 +1,13 @@
-/* Sums of batch normalisation over one block of rows. Included once for each compute dtype, with T, SFX and TYPE defined.
+/* Sums of batch normalisation over one block of rows. Included once for each compute dtype, with T and SFX defined.
  *
  *     row  0 1 2 3 4 5 6 7 | 8 9 ... 15 | ... | 120 ... 127        8 rows are a panel, 16 panels are a block
  *          \------+------/   \----+---/           \---+---/
  *               panel   +       panel   +  ...  +   panel          added to an accumulator one after the other
  *
- * Where channels are beside each other, the 8 rows of a panel are read side by side: whole rows, in the order of memory,
- * with the next panel fetched ahead and one accumulator for each channel in the nearest cache. (A tile of 256 channels
- * with 16 accumulators for each read the same memory at half the rate: it leaps from row to row.) Where rows are beside
- * each other, a vector holds the 16 panels. The order of the additions is the same, so memory order and ISA level do not
+ * Where channels are beside each other, the 8 rows of a panel are read side by side: whole rows, in the order of
+ * memory, with the next panel fetched ahead and one accumulator for each channel in the nearest cache. (A tile of 256 channels
+ * with 16 accumulators for each read the same memory at half the rate: it leaps from row to row.) Where rows are
+ * beside each other, a vector holds the 16 panels. The order of the additions is the same, so memory order and ISA level do not
  * change it. A product is always added to a running sum: with two products in an addition a compiler could contract
  * either, and would not choose alike in both forms. */
 
