@@ -47,7 +47,8 @@ static inline void fd_stream_copy(char *restrict to, const char *restrict from, 
     for (; i + 64 <= bytes; i += 64) {
         fd_stream_fetch(from + i);
         for (int j = 0; j < 64; j += FD_VECTOR_BYTES) {
-            const fd_v_f32 v = *(const fd_v_f32 *)(from + i + j);
+            fd_v_f32 v;
+            memcpy(&v, from + i + j, FD_VECTOR_BYTES); /* halves are aligned to two bytes */
             fd_stream_store(to + i + j, v);
         }
     }
