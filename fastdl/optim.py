@@ -28,6 +28,10 @@ from .kernels.problem import Problem
 
 Arrays = dict[str, np.ndarray]
 
+#: What optimizers update. NumPy puts a dtype's name together again each time that it is asked: a third of a step of 16
+#: small arrays.
+_NAMES = {np.dtype(name): name for name in ("float32", "float64")}
+
 
 class Optimizer:
     """What the optimizers share. ``iter`` counts the updates."""
@@ -76,7 +80,8 @@ class Optimizer:
         grad = np.asarray(grads[name])
         if grad.shape != param.shape:
             raise ValueError(f"the gradient of {name!r} is {grad.shape}, its parameter {param.shape}")
-        grad = grad.astype(param.dtype, copy=False)
+        if grad.dtype != param.dtype:
+            grad = grad.astype(param.dtype)
         if self.weight_decay and name.startswith("W"):
             grad = grad + param.dtype.type(self.weight_decay) * param
         return grad
@@ -129,7 +134,7 @@ def _parameter(name: str, value: Any) -> np.ndarray:
             raise TypeError(f"the parameter {name!r} must be a NumPy array to be updated in place")
     elif not value.flags.writeable:
         raise ValueError(f"the parameter {name!r} is read-only")
-    if value.dtype not in (np.float32, np.float64):
+    if value.dtype not in _NAMES:
         raise TypeError(f"optimizers update float32 and float64 parameters; {name!r} is {value.dtype}")
     return value
 
@@ -141,7 +146,7 @@ def _calls(arrays: Arrays) -> list[tuple[str, list[str]]]:
     for name, array in arrays.items():
         turn = seen.get(id(array), 0)
         seen[id(array)] = turn + 1
-        calls.setdefault((array.dtype.name, turn), []).append(name)
+        calls.setdefault((_NAMES[array.dtype], turn), []).append(name)
     return [(dtype, names) for (dtype, _), names in sorted(calls.items(), key=lambda call: call[0][1])]
 
 

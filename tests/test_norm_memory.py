@@ -71,6 +71,29 @@ def test_memory_order_does_not_change_a_bit(level, storage):
                     assert got.tobytes() == want.tobytes(), (shape, lay_in.__name__, lay_out.__name__)
 
 
+@pytest.mark.parametrize("storage", ["float32", "float64"])
+@pytest.mark.parametrize("level", LEVELS)
+def test_large_results_are_stored_around_the_caches(level, storage):
+    """They have the bits of the same rows in a small result, wherever in a cache line they begin."""
+    for channels in (5, 37, 300):
+        rows = -(-(9 << 20) // np.dtype(storage).itemsize // channels)
+        x, dout = random((rows, channels), storage, 1, 4), random((rows, channels), storage, 2)
+        gamma, beta = random(channels, "float32", 3), random(channels, "float32", 4)
+        for offset in (0, 3):
+            memory = np.full(x.size + 16, 77, storage)
+            out = memory[offset : offset + x.size].reshape(x.shape)
+            _, mean, var = batch_forward(level, storage, x, gamma, beta, threads=2, out=out)
+            assert np.all(memory[:offset] == 77) and np.all(memory[offset + x.size :] == 77)
+            for part in (slice(0, 1000), slice(rows - 1000, rows)):
+                assert np.array_equal(out[part], batch_inference(level, storage, x[part], gamma, beta, mean, var))
+            _, *sums = batch_backward(level, storage, dout, x, gamma, mean, var, threads=2, dx=out)
+            slow = np.full((channels, rows), 77, storage).T  # channels are not beside each other: plain stores
+            _, *again = batch_backward(level, storage, dout, x, gamma, mean, var, dx=slow)
+            assert np.array_equal(out, slow)
+            assert all(np.array_equal(a, b) for a, b in zip(sums, again, strict=True))
+            assert np.all(memory[:offset] == 77) and np.all(memory[offset + x.size :] == 77)
+
+
 @pytest.mark.parametrize("level", LEVELS)
 def test_zero_strides(level):
     for row in (random((1, 6, 1, 5), "float32", 1), random((3, 1, 4, 1), "float32", 2)):

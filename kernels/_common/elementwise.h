@@ -7,7 +7,7 @@
 #ifndef FASTDL_ELEMENTWISE_H
 #define FASTDL_ELEMENTWISE_H
 
-#include "simd.h"
+#include "stream.h"
 
 #define FD_EW_OPERANDS 4
 #define FD_EW_BUFFER 512
@@ -26,10 +26,12 @@ typedef void (*fd_row_f64)(const double *const *in, double *out, ptrdiff_t n, co
 
 typedef struct {
     int operands, ndim, wide; /* wide: computes in float64 */
+    int streams;              /* the output is stored around the caches, where its elements are adjacent */
     ptrdiff_t size, shape[FD_MAX_DIMS], stride[FD_EW_OPERANDS][FD_MAX_DIMS];
     char *data[FD_EW_OPERANDS];
     int type[FD_EW_OPERANDS];
-    fd_row_f32 row32;
+    ptrdiff_t item[FD_EW_OPERANDS]; /* bytes of an element */
+    fd_row_f32 row32;               /* NULL: the output is the first input */
     fd_row_f64 row64;
     const void *parameters;
 } fd_elementwise;
@@ -66,7 +68,11 @@ static void fd_elementwise_init(fd_elementwise *e, const fd_tensor *const *t, in
     for (int p = 0; p < operands; p++) {
         e->data[p] = t[p]->data;
         e->type[p] = t[p]->type;
+        e->item[p] = t[p]->itemsize;
     }
+    e->streams = fd_streams(out);
+    for (int p = 0; p < operands - 1; p++) /* in place: the line is in the cache */
+        if (t[p]->data == out->data) e->streams = 0;
 }
 
 /* `lines` runs of n elements, one step of the next-to-last axis apart. An operand is used where it lies if its elements
@@ -80,16 +86,19 @@ static void fd_elementwise_init(fd_elementwise *e, const fd_tensor *const *t, in
                                                   ptrdiff_t lines) {                                               \
         const int inner = e->ndim - 1, outputs = e->operands - 1;                                                  \
         T buffer[FD_EW_OPERANDS][FD_EW_BUFFER];                                                                    \
+        double stored[FD_EW_BUFFER];                                                                               \
         const T *in[FD_EW_OPERANDS];                                                                               \
         ptrdiff_t step[FD_EW_OPERANDS], along[FD_EW_OPERANDS];                                                     \
-        int direct[FD_EW_OPERANDS], all = 1;                                                                       \
+        int adjacent[FD_EW_OPERANDS] = {0}, direct[FD_EW_OPERANDS], all = 1;                                       \
         for (int p = 0; p <= outputs; p++) {                                                                       \
             along[p] = e->stride[p][inner];                                                                        \
             step[p] = lines > 1 ? e->stride[p][inner - 1] : 0;                                                     \
-            direct[p] = e->type[p] == TYPE && (along[p] == (ptrdiff_t)sizeof(T) || n == 1)                         \
-                && (lines == 1 || step[p] == n * (ptrdiff_t)sizeof(T));                                            \
+            adjacent[p] = (along[p] == e->item[p] || n == 1) && (lines == 1 || step[p] == n * e->item[p]);         \
+            direct[p] = e->type[p] == TYPE && adjacent[p];                                                         \
             all = all && direct[p];                                                                                \
         }                                                                                                          \
+        const int streams = e->streams && adjacent[outputs];                                                       \
+        if (streams) all = direct[outputs] = 0;                                                                    \
         const ptrdiff_t width = all ? n : fd_min(n, FD_EW_BUFFER), height = all ? lines : FD_EW_BUFFER / width;    \
         for (ptrdiff_t line = 0; line < lines; line += height)                                                     \
             for (ptrdiff_t i = 0; i < n; i += width) {                                                             \
@@ -97,15 +106,28 @@ static void fd_elementwise_init(fd_elementwise *e, const fd_tensor *const *t, in
                 for (int p = 0; p < outputs; p++) {                                                                \
                     const char *from = at[p] + line * step[p] + i * along[p];                                      \
                     in[p] = direct[p] ? (const T *)from : buffer[p];                                               \
+                    for (ptrdiff_t b = 0; streams && adjacent[p] && b < rows * run * e->item[p]; b += 64)          \
+                        fd_stream_fetch(from + b);                                                                 \
                     for (ptrdiff_t j = 0; !direct[p] && j < rows; j++)                                             \
                         FD_CAT(fd_load, SFX)(e->type[p], from + j * step[p], along[p], buffer[p] + j * run, run);  \
                 }                                                                                                  \
                 char *to = at[outputs] + line * step[outputs] + i * along[outputs];                                \
-                T *result = direct[outputs] ? (T *)to : buffer[outputs];                                           \
-                e->ROW(in, result, rows * run, e->parameters);                                                     \
-                for (ptrdiff_t j = 0; !direct[outputs] && j < rows; j++)                                           \
-                    FD_CAT(fd_store, SFX)(e->type[outputs], result + j * run, to + j * step[outputs],              \
-                                          along[outputs], run);                                                    \
+                const T *result = in[0];                                                                           \
+                if (e->ROW) {                                                                                      \
+                    T *computed = direct[outputs] ? (T *)to : buffer[outputs];                                     \
+                    e->ROW(in, computed, rows * run, e->parameters);                                               \
+                    result = computed;                                                                             \
+                }                                                                                                  \
+                if (streams && e->type[outputs] == TYPE) {                                                         \
+                    fd_stream_copy(to, (const char *)result, rows * run * (ptrdiff_t)sizeof(T));                   \
+                } else if (streams) {                                                                              \
+                    FD_CAT(fd_store, SFX)(e->type[outputs], result, (char *)stored, e->item[outputs], rows * run); \
+                    fd_stream_copy(to, (const char *)stored, rows * run * e->item[outputs]);                       \
+                } else if (!direct[outputs] || !e->ROW) {                                                          \
+                    for (ptrdiff_t j = 0; j < rows; j++)                                                           \
+                        FD_CAT(fd_store, SFX)(e->type[outputs], result + j * run, to + j * step[outputs],          \
+                                              along[outputs], run);                                                \
+                }                                                                                                  \
             }                                                                                                      \
     }
 FD_EW_LINES(float, f32, FD_F32, row32)
@@ -132,6 +154,7 @@ static int fd_elementwise_task(void *context, ptrdiff_t task) {
         else fd_elementwise_lines_f32(e, at, run, lines);
         first += run * lines;
     }
+    if (e->streams) fd_stream_end();
     return FD_OK;
 }
 

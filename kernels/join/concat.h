@@ -10,7 +10,7 @@
  * which share cache lines, are written shortly after each other. */
 #ifndef FASTDL_CONCAT_H
 #define FASTDL_CONCAT_H
-#include "runtime.h"
+#include "stream.h"
 
 #define CONCAT_TASK 65536 /* bytes of output in one task, about */
 
@@ -33,12 +33,14 @@ typedef struct {
     ptrdiff_t blocks, block_size;      /* in elements */
     ptrdiff_t blocks_per_task, slices; /* one of them is 1 */
     ptrdiff_t slice;                   /* elements */
+    int streams;                       /* the output is stored around the caches, where its elements are adjacent */
     fd_tensor to;
 } concat_call;
 
 /* Prepares for `count` arrays, whose table is `parts`; concat_add then takes them in turn. */
 static void concat_init(concat_call *c, const fd_tensor *out, int axis, concat_part *parts) {
     c->to = *out;
+    c->streams = fd_streams(out);
     c->parts = parts;
     c->count = 0;
     c->itemsize = out->itemsize;
@@ -116,8 +118,9 @@ static void concat_merge(concat_call *c) {
 
 /* n elements, `in` and `out` bytes apart. */
 static inline void concat_copy(const char *restrict from, ptrdiff_t in, char *restrict to, ptrdiff_t out, ptrdiff_t n,
-                               ptrdiff_t itemsize) {
-    if (in == itemsize && out == itemsize) memcpy(to, from, (size_t)(n * itemsize));
+                               ptrdiff_t itemsize, int streams) {
+    if (in == itemsize && out == itemsize && streams) fd_stream_copy(to, from, n * itemsize);
+    else if (in == itemsize && out == itemsize) memcpy(to, from, (size_t)(n * itemsize));
     else if (itemsize == 2) CONCAT_STRIDED(uint16_t);
     else if (itemsize == 4) CONCAT_STRIDED(uint32_t);
     else CONCAT_STRIDED(uint64_t);
@@ -125,7 +128,7 @@ static inline void concat_copy(const char *restrict from, ptrdiff_t in, char *re
 
 /* Elements first..last-1 of a part, in the block that begins at `from` and `to`. */
 static void concat_part_copy(const concat_part *p, const char *from, char *to, ptrdiff_t first, ptrdiff_t last,
-                             ptrdiff_t itemsize) {
+                             ptrdiff_t itemsize, int streams) {
     const int inner = p->ndim - 1;
     while (first < last) {
         const char *source = from;
@@ -140,7 +143,7 @@ static void concat_part_copy(const concat_part *p, const char *from, char *to, p
         source += rest * p->in[0];
         target += rest * p->out[0];
         if (inner > 0) run = fd_min(run, p->shape[inner] - first % p->shape[inner]);
-        concat_copy(source, p->in[inner], target, p->out[inner], run, itemsize);
+        concat_copy(source, p->in[inner], target, p->out[inner], run, itemsize, streams);
         first += run;
     }
 }
@@ -166,13 +169,14 @@ static int concat_task(void *context, ptrdiff_t task) {
                 to += index * c->out[d];
             }
             for (ptrdiff_t i = 0; i < run; i++) {
-                concat_part_copy(p, from, to, a, b, c->itemsize);
+                concat_part_copy(p, from, to, a, b, c->itemsize, c->streams);
                 if (inner < 0) break;
                 from += p->outer[inner];
                 to += c->out[inner];
             }
         }
     }
+    if (c->streams) fd_stream_end();
     return FD_OK;
 }
 

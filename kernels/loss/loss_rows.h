@@ -13,12 +13,24 @@ static inline T FD_CAT(row_max, SFX)(const T *restrict x, ptrdiff_t n) {
     T most = -(T)INFINITY;
     ptrdiff_t i = 0;
     if (n >= lanes) {
-        vector best = most - (vector){0};
-        for (; i + lanes <= n; i += lanes) {
-            const vector v = *(const vector *)(x + i);
-            const mask above = v > best;
-            best = (vector)((above & (mask)v) | (~above & (mask)best));
+#define LARGER(best, v)                                               \
+    do {                                                              \
+        const mask above = (v) > best;                                \
+        best = (vector)((above & (mask)(v)) | (~above & (mask)best)); \
+    } while (0)
+        /* Four chains: a comparison waits for the one before, and in one chain a row of 1000 for half its time. */
+        vector best = most - (vector){0}, best1 = best, best2 = best, best3 = best;
+        for (; i + 4 * lanes <= n; i += 4 * lanes) {
+            LARGER(best, *(const vector *)(x + i));
+            LARGER(best1, *(const vector *)(x + i + lanes));
+            LARGER(best2, *(const vector *)(x + i + 2 * lanes));
+            LARGER(best3, *(const vector *)(x + i + 3 * lanes));
         }
+        for (; i + lanes <= n; i += lanes) LARGER(best, *(const vector *)(x + i));
+        LARGER(best, best1);
+        LARGER(best2, best3);
+        LARGER(best, best2);
+#undef LARGER
         for (ptrdiff_t l = 0; l < lanes; l++) most = best[l] > most ? best[l] : most;
     }
     for (; i < n; i++) most = x[i] > most ? x[i] : most;
@@ -112,19 +124,21 @@ static void FD_CAT(block_done, SFX)(const T *from, const fd_tensor *t, ptrdiff_t
 static int FD_CAT(loss_forward_task, SFX)(void *context, ptrdiff_t task) {
     const loss_call *c = (const loss_call *)context;
     const ptrdiff_t first = task * c->block, rows = fd_min(c->block, c->rows - first), classes = c->classes;
-    T *e = FD_CAT(block_out, SFX)(&c->to, first, rows);
+    const int separate = classes < 4 * LANES; /* rows too short for a loop of their own over exp */
+    const T *restrict x = FD_CAT(block_in, SFX)(&c->a, first, rows);
+    T *restrict e = FD_CAT(block_out, SFX)(&c->to, first, rows);
     T *own = (T *)rt->push((size_t)rows * sizeof(T)), *sum = (T *)rt->push((size_t)rows * sizeof(T));
-    if (!e || !own || !sum) return FD_NO_MEMORY;
-    FD_CAT(block_load, SFX)(&c->a, first, rows, e);
+    if (!x || !e || !own || !sum) return FD_NO_MEMORY;
     for (ptrdiff_t i = 0; i < rows; i++) {
-        T *row = e + i * classes;
-        const T most = FD_CAT(row_max, SFX)(row, classes);
-        for (ptrdiff_t j = 0; j < classes; j++) row[j] -= most;
-        if (!c->labelled) continue;
-        const ptrdiff_t label = loss_label(c, first + i);
-        own[i] = label < 0 ? (T)NAN : row[label];
+        const T *restrict from = x + i * classes;
+        T *restrict row = e + i * classes;
+        const T most = FD_CAT(row_max, SFX)(from, classes);
+        const ptrdiff_t label = c->labelled ? loss_label(c, first + i) : -1;
+        own[i] = label < 0 ? (T)NAN : from[label] - most;
+        if (separate) for (ptrdiff_t j = 0; j < classes; j++) row[j] = from[j] - most;
+        else for (ptrdiff_t j = 0; j < classes; j++) row[j] = FD_CAT(fd_exp, SFX)(from[j] - most);
     }
-    for (ptrdiff_t j = 0; j < rows * classes; j++) e[j] = FD_CAT(fd_exp, SFX)(e[j]);
+    for (ptrdiff_t j = 0; separate && j < rows * classes; j++) e[j] = FD_CAT(fd_exp, SFX)(e[j]);
     for (ptrdiff_t i = 0; i < rows; i++) {
         T *row = e + i * classes;
         const T total = sum[i] = FD_CAT(row_sum, SFX)(row, classes);

@@ -22,9 +22,13 @@ x is (M, D), or (N, D, H, W) with M = N H W rows; every statistic belongs to one
   order, channels-last), about half as fast where the pixels of a channel are (NCHW).
 * out is computed from mean and var as they are stored: inference with a forward's statistics gives that forward's bits.
   gamma / sqrt(var + eps) is rounded to the compute dtype once; the map is (x - mean) * scale + beta, in that order.
-* Sums: 128 rows in the compute dtype (16 accumulators, then a tree), these in float64 in at most 64 chunks of whole
-  blocks. Variance comes from squares about each block's mean, so no offset cancels. With float32 sums, mean and var are
-  within about one rounding of exact. They do not depend on the memory order.
+* Sums: blocks of 128 rows in the compute dtype (a tree of 8 rows, 16 of these in a chain), these in float64 in at most
+  64 chunks of whole blocks. Variance comes from squares about the mean of each block's first 8 rows, joined about the
+  block's mean: no offset cancels, and at worst the squares are 17 times those about the mean. With float32 sums, mean
+  and var are within about one rounding of exact for rows in no particular order. The sums do not depend on the memory
+  order.
+* out and dx of at least 8 MB are stored around the caches (_common/stream.h) where they have the compute dtype and the
+  channels of a row are beside each other.
 * Within a block, sums of x, and of squares about the mean, must be finite in the compute dtype (|x| < max / 128).
 * A NaN or an infinity in x makes NaN of var, out and dx in its own channel and leaves the others alone; mean is what
   the sum gives. var + eps == 0 divides by zero as IEEE 754 does.

@@ -1,22 +1,14 @@
-/* Batch normalisation. Included once for each compute dtype, with T, SFX and TYPE defined.
+/* Batch normalisation: its tasks. Included once for each compute dtype, with T, SFX and TYPE defined.
  *
- * One sweep over x yields both moments: a block of 128 rows stays in the nearest caches while its mean is taken and
- * its centred squares are summed; blocks meet in float64 by Chan, Golub and LeVeque's update. (Two sweeps over the
- * whole tensor would read it from memory twice.) Within a block
- *
- *     row  0  1 ... 15 | 16 17 ... 31 | ...      row r is added to accumulator r % 16: eight additions in a chain;
- *          |  |      |     |  |      |           then 16 accumulators fold to 8, 4, 2, 1.
- *     acc  0  1 ... 15     0  1 ... 15
- *
- * That order is the same whether a vector holds 16 channels of one row or 16 rows of one channel, so memory order and
- * ISA level do not change it. */
-
-/* ---- blocks: the channels beside each other ------------------------------------------------------------------- */
+ * One sweep over x yields both moments: a block of 128 rows is summed about a value near its mean, and blocks meet in
+ * float64 by Chan, Golub and LeVeque's update. The second sweep maps x; it goes from the last rows to the first, since
+ * the last are those that a cache still holds. */
+#include "batch_norm_sums.h"
 
 /* Rows that are treated as one, so that the inner loops do not stop after a few elements where channels are few. */
 static inline ptrdiff_t FD_CAT(bn_span, SFX)(ptrdiff_t n) {
     ptrdiff_t span = 1;
-    while (span < BN_LANES && span * n < BN_SPAN / 2) span *= 2;
+    while (span < 16 && span * n < BN_SPAN / 2) span *= 2;
     return span;
 }
 
@@ -24,168 +16,102 @@ static void FD_CAT(bn_repeat, SFX)(T *restrict to, const T *restrict from, ptrdi
     for (ptrdiff_t k = 0; k < times; k++) memcpy(to + k * n, from, (size_t)n * sizeof(T));
 }
 
-/* The accumulators' sum, into the first of them. */
-static void FD_CAT(bn_fold, SFX)(T *acc, ptrdiff_t n) {
-    for (ptrdiff_t half = BN_LANES / 2 * n; half >= n; half /= 2) {
-        const T *restrict upper = acc + half;
-        T *restrict lower = acc;
-        for (ptrdiff_t i = 0; i < half; i++) lower[i] += upper[i];
-    }
-}
-
-static inline void FD_CAT(bn_add, SFX)(const T *restrict x, T *restrict sum, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++) sum[i] += x[i];
-}
-
-static inline void FD_CAT(bn_add_centred, SFX)(const T *restrict x, const T *restrict centre, T *restrict sum,
-                                               T *restrict square, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++) {
-        const T d = x[i] - centre[i];
-        sum[i] += d;
-        square[i] += d * d;
-    }
-}
-
-static inline void FD_CAT(bn_add_gradient, SFX)(const T *restrict dout, const T *restrict x, const T *restrict centre,
-                                                T *restrict sum, T *restrict product, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++) {
-        sum[i] += dout[i];
-        product[i] += dout[i] * (x[i] - centre[i]);
-    }
-}
+#define V FD_CAT(fd_v, SFX)
+#define BN_AT(p) (*(const V *)((p) + i))
+/* out[i] = scalar for i < n, around the caches if `streams`; `vector` is the same of FD_VECTOR_BYTES from out[i] on. */
+#define BN_STORE(scalar, vector, ...)                                                          \
+    ptrdiff_t i = 0;                                                                         \
+    if (streams) {                                                                           \
+        for (; i < n && (uintptr_t)(out + i) % FD_VECTOR_BYTES; i++) out[i] = scalar;        \
+        for (; i + FD_CAT(FD_LANES, SFX) <= n; i += FD_CAT(FD_LANES, SFX)) {                 \
+            __VA_ARGS__;                                                                     \
+            const V v = vector;                                                              \
+            fd_stream_store(out + i, v);                                                     \
+        }                                                                                    \
+    }                                                                                        \
+    for (; i < n; i++) out[i] = scalar
 
 static inline void FD_CAT(bn_apply, SFX)(const T *restrict x, const T *restrict centre, const T *restrict scale,
-                                         const T *restrict shift, T *restrict out, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++) out[i] = (x[i] - centre[i]) * scale[i] + shift[i];
+                                         const T *restrict shift, T *restrict out, ptrdiff_t n, int streams) {
+    BN_STORE((x[i] - centre[i]) * scale[i] + shift[i], (BN_AT(x) - BN_AT(centre)) * BN_AT(scale) + BN_AT(shift),
+           fd_stream_fetch(x + i));
 }
 
 static inline void FD_CAT(bn_gradient, SFX)(const T *restrict dout, const T *restrict x, const T *restrict centre,
                                             const T *restrict scale, const T *restrict shift, const T *restrict slope,
-                                            T *restrict dx, ptrdiff_t n) {
-    for (ptrdiff_t i = 0; i < n; i++) dx[i] = scale[i] * (dout[i] - shift[i] - (x[i] - centre[i]) * slope[i]);
-}
-
-/* ---- runs: the rows of a channel beside each other ------------------------------------------------------------ */
-
-#define LANES FD_CAT(FD_LANES, SFX)
-#define VECTORS (BN_LANES / LANES)
-typedef FD_CAT(fd_v, SFX) FD_CAT(bn_v, SFX);
-#define V FD_CAT(bn_v, SFX)
-
-/* As bn_fold; written out, since a loop over the halves becomes a chain of short loops at run time. */
-static inline T FD_CAT(bn_fold_run, SFX)(T *lane) {
-    for (int l = 0; l < 8; l++) lane[l] += lane[l + 8];
-    for (int l = 0; l < 4; l++) lane[l] += lane[l + 4];
-    for (int l = 0; l < 2; l++) lane[l] += lane[l + 2];
-    return lane[0] + lane[1];
-}
-
-static T FD_CAT(bn_run_sum, SFX)(const T *x, ptrdiff_t n) {
-    union { V v[VECTORS]; T lane[BN_LANES]; } sum;
-    V a[VECTORS];
-    ptrdiff_t r = 0;
-    for (int v = 0; v < VECTORS; v++) a[v] = (V){0};
-    for (; r + BN_LANES <= n; r += BN_LANES)
-        for (int v = 0; v < VECTORS; v++) a[v] += *(const V *)(x + r + v * LANES);
-    for (int v = 0; v < VECTORS; v++) sum.v[v] = a[v];
-    for (int l = 0; r < n; r++, l++) sum.lane[l] += x[r];
-    return FD_CAT(bn_fold_run, SFX)(sum.lane);
-}
-
-static T FD_CAT(bn_run_centred, SFX)(const T *x, ptrdiff_t n, T centre, T *square_sum) {
-    union { V v[VECTORS]; T lane[BN_LANES]; } sum, square;
-    V a[VECTORS], b[VECTORS];
-    ptrdiff_t r = 0;
-    for (int v = 0; v < VECTORS; v++) a[v] = b[v] = (V){0};
-    for (; r + BN_LANES <= n; r += BN_LANES)
-        for (int v = 0; v < VECTORS; v++) {
-            const V d = *(const V *)(x + r + v * LANES) - centre;
-            a[v] += d;
-            b[v] += d * d;
-        }
-    for (int v = 0; v < VECTORS; v++) sum.v[v] = a[v], square.v[v] = b[v];
-    for (int l = 0; r < n; r++, l++) {
-        const T d = x[r] - centre;
-        sum.lane[l] += d;
-        square.lane[l] += d * d;
-    }
-    *square_sum = FD_CAT(bn_fold_run, SFX)(square.lane);
-    return FD_CAT(bn_fold_run, SFX)(sum.lane);
-}
-
-static T FD_CAT(bn_run_gradient, SFX)(const T *dout, const T *x, ptrdiff_t n, T centre, T *product_sum) {
-    union { V v[VECTORS]; T lane[BN_LANES]; } sum, product;
-    V a[VECTORS], b[VECTORS];
-    ptrdiff_t r = 0;
-    for (int v = 0; v < VECTORS; v++) a[v] = b[v] = (V){0};
-    for (; r + BN_LANES <= n; r += BN_LANES)
-        for (int v = 0; v < VECTORS; v++) {
-            const V d = *(const V *)(dout + r + v * LANES);
-            a[v] += d;
-            b[v] += d * (*(const V *)(x + r + v * LANES) - centre);
-        }
-    for (int v = 0; v < VECTORS; v++) sum.v[v] = a[v], product.v[v] = b[v];
-    for (int l = 0; r < n; r++, l++) {
-        sum.lane[l] += dout[r];
-        product.lane[l] += dout[r] * (x[r] - centre);
-    }
-    *product_sum = FD_CAT(bn_fold_run, SFX)(product.lane);
-    return FD_CAT(bn_fold_run, SFX)(sum.lane);
+                                            T *restrict out, ptrdiff_t n, int streams) {
+    BN_STORE(scale[i] * (dout[i] - shift[i] - (x[i] - centre[i]) * slope[i]),
+           BN_AT(scale) * (BN_AT(dout) - BN_AT(shift) - (BN_AT(x) - BN_AT(centre)) * BN_AT(slope)),
+           fd_stream_fetch(dout + i), fd_stream_fetch(x + i));
 }
 #undef V
-#undef VECTORS
-#undef LANES
+#undef BN_AT
+#undef BN_STORE
 
-/* ---- tasks: one chunk of rows, one tile of channels ------------------------------------------------------------ */
+/* What the sums of a task need: a block of each operand that is not used where it lies; a row each of the centre, two
+ * accumulators and zeros; a panel of each operand. */
+typedef struct {
+    T *x, *dout, *centre, *sum, *other, *zero, *panel, *dout_panel;
+} FD_CAT(bn_scratch, SFX);
+
+static int FD_CAT(bn_push, SFX)(const bn_call *b, const bn_part *part, FD_CAT(bn_scratch, SFX) * s) {
+    const size_t block = (size_t)(BN_BLOCK * (b->runs ? 1 : fd_min(part->n, BN_WIDTH))) * sizeof(T);
+    memset(s, 0, sizeof(*s));
+    if (!(s->x = (T *)rt->push(block)) || (b->backward && !(s->dout = (T *)rt->push(block)))) return FD_NO_MEMORY;
+    if (b->runs) return FD_OK;
+    T *rows = (T *)rt->push((size_t)((4 + BN_PANEL * (b->backward ? 2 : 1)) * part->n) * sizeof(T));
+    if (!rows) return FD_NO_MEMORY;
+    s->centre = rows;
+    s->sum = rows + part->n;
+    s->other = rows + 2 * part->n;
+    s->zero = rows + 3 * part->n;
+    s->panel = rows + 4 * part->n;
+    s->dout_panel = s->panel + BN_PANEL * part->n;
+    memset(s->zero, 0, (size_t)part->n * sizeof(T));
+    return FD_OK;
+}
 
 /* Sums and centred squares of a chunk, into b->sums. */
 static int FD_CAT(bn_moments_task, SFX)(void *context, ptrdiff_t index) {
     const bn_call *b = (const bn_call *)context;
     const norm_grid *g = &b->grid;
-    const bn_part part = bn_part_of(b, index);
-    const ptrdiff_t n = part.n;
+    const bn_part part = bn_part_of(b, index, b->chunk);
     double *restrict sum = b->sums + part.chunk * 2 * g->channels + part.channel, *restrict square = sum + g->channels;
-    T *buffer = (T *)rt->push((size_t)(BN_BLOCK * (b->runs ? 1 : n)) * sizeof(T));
-    if (!buffer) return FD_NO_MEMORY;
-    for (ptrdiff_t c = 0; c < n; c++) sum[c] = square[c] = 0;
+    FD_CAT(bn_scratch, SFX) s;
+    if (FD_CAT(bn_push, SFX)(b, &part, &s)) return FD_NO_MEMORY;
+    for (ptrdiff_t c = 0; c < part.n; c++) sum[c] = square[c] = 0;
     if (b->runs) {
-        for (ptrdiff_t c = 0; c < n; c++)
+        for (ptrdiff_t c = 0; c < part.n; c++)
             for (ptrdiff_t r = 0; r < part.rows; r += BN_BLOCK) {
                 const bn_weights w = bn_weigh(r, fd_min(BN_BLOCK, part.rows - r));
                 const ptrdiff_t rows = (ptrdiff_t)w.rows;
-                const T *x = FD_CAT(norm_run, SFX)(g, &b->from, part.row + r, rows, part.channel + c, buffer);
-                const T centre = FD_CAT(bn_run_sum, SFX)(x, rows) / (T)rows;
-                T dd, d = FD_CAT(bn_run_centred, SFX)(x, rows, centre, &dd);
+                const T *x = FD_CAT(norm_run, SFX)(g, &b->from, part.row + r, rows, part.channel + c, s.x);
+                T d, dd, centre = FD_CAT(bn_run_moments, SFX)(x, rows, &d, &dd);
                 bn_merge_block(&w, centre, d, dd, sum + c, square + c);
             }
         return FD_OK;
     }
-    T *acc = (T *)rt->push((size_t)(2 * BN_LANES * n) * sizeof(T));
-    T *centre = (T *)rt->push((size_t)fd_max(n, BN_SPAN) * sizeof(T));
-    if (!acc || !centre) return FD_NO_MEMORY;
-    T *acc2 = acc + BN_LANES * n;
     for (ptrdiff_t r = 0; r < part.rows; r += BN_BLOCK) {
         const bn_weights w = bn_weigh(r, fd_min(BN_BLOCK, part.rows - r));
-        const ptrdiff_t rows = (ptrdiff_t)w.rows;
-        ptrdiff_t pitch;
-        const T *x = FD_CAT(norm_block, SFX)(g, &b->from, part.row + r, rows, part.channel, n, buffer, &pitch);
-        const int flat = pitch == n;
-        ptrdiff_t span = flat ? BN_LANES : 1;
-        memset(acc, 0, (size_t)(BN_LANES * n) * sizeof(T));
-        for (ptrdiff_t i = 0; i < rows; i += span)
-            FD_CAT(bn_add, SFX)(x + i * pitch, acc + i % BN_LANES * n, fd_min(span, rows - i) * n);
-        FD_CAT(bn_fold, SFX)(acc, n);
-        for (ptrdiff_t c = 0; c < n; c++) centre[c] = acc[c] / (T)rows;
-        span = flat ? FD_CAT(bn_span, SFX)(n) : 1;
-        FD_CAT(bn_repeat, SFX)(centre + n, centre, n, span - 1);
-        memset(acc, 0, (size_t)(2 * BN_LANES * n) * sizeof(T));
-        for (ptrdiff_t i = 0; i < rows; i += span) {
-            const ptrdiff_t lane = i % BN_LANES * n;
-            FD_CAT(bn_add_centred, SFX)(x + i * pitch, centre, acc + lane, acc2 + lane, fd_min(span, rows - i) * n);
+        const ptrdiff_t rows = (ptrdiff_t)w.rows, row = part.row + r;
+        const int direct = FD_CAT(norm_is_block, SFX)(g, &b->from, row, rows);
+        for (ptrdiff_t c0 = 0, n; c0 < part.n; c0 += n) {
+            ptrdiff_t pitch;
+            n = fd_min(direct ? part.n : BN_WIDTH, part.n - c0);
+            const T *x = FD_CAT(norm_block, SFX)(g, &b->from, row, rows, part.channel + c0, n, s.x, &pitch);
+            ptrdiff_t first_pitch = pitch;
+            const T *first = FD_CAT(bn_panel, SFX)(x, &first_pitch, rows, n, s.zero, s.panel);
+            FD_CAT(bn_panel_centre, SFX)(first, first_pitch, (T)fd_min(rows, BN_PANEL), s.centre, n);
+            memset(s.sum, 0, (size_t)n * sizeof(T));
+            memset(s.other, 0, (size_t)n * sizeof(T));
+            for (ptrdiff_t i = 0; i < rows; i += BN_PANEL) {
+                ptrdiff_t step = pitch;
+                const T *panel = FD_CAT(bn_panel, SFX)(x + i * pitch, &step, rows - i, n, s.centre, s.panel);
+                FD_CAT(bn_panel_moments, SFX)(panel, step, s.centre, s.sum, s.other, n);
+            }
+            for (ptrdiff_t c = 0; c < n; c++)
+                bn_merge_block(&w, s.centre[c], s.sum[c], s.other[c], sum + c0 + c, square + c0 + c);
         }
-        FD_CAT(bn_fold, SFX)(acc, n);
-        FD_CAT(bn_fold, SFX)(acc2, n);
-        for (ptrdiff_t c = 0; c < n; c++) bn_merge_block(&w, centre[c], acc[c], acc2[c], sum + c, square + c);
     }
     return FD_OK;
 }
@@ -194,112 +120,127 @@ static int FD_CAT(bn_moments_task, SFX)(void *context, ptrdiff_t index) {
 static int FD_CAT(bn_gradients_task, SFX)(void *context, ptrdiff_t index) {
     const bn_call *b = (const bn_call *)context;
     const norm_grid *g = &b->grid;
-    const bn_part part = bn_part_of(b, index);
-    const ptrdiff_t n = part.n, width = b->runs ? 1 : n;
+    const bn_part part = bn_part_of(b, index, b->chunk);
     const T *mean = (const T *)b->parameter[BN_CENTRE] + part.channel;
     double *restrict sum = b->sums + part.chunk * 2 * g->channels + part.channel, *restrict product = sum + g->channels;
-    T *x_buffer = (T *)rt->push((size_t)(BN_BLOCK * width) * sizeof(T));
-    T *dout_buffer = (T *)rt->push((size_t)(BN_BLOCK * width) * sizeof(T));
-    if (!x_buffer || !dout_buffer) return FD_NO_MEMORY;
-    for (ptrdiff_t c = 0; c < n; c++) sum[c] = product[c] = 0;
+    FD_CAT(bn_scratch, SFX) s;
+    if (FD_CAT(bn_push, SFX)(b, &part, &s)) return FD_NO_MEMORY;
+    for (ptrdiff_t c = 0; c < part.n; c++) sum[c] = product[c] = 0;
     if (b->runs) {
-        for (ptrdiff_t c = 0; c < n; c++)
+        for (ptrdiff_t c = 0; c < part.n; c++)
             for (ptrdiff_t r = 0; r < part.rows; r += BN_BLOCK) {
                 const ptrdiff_t rows = fd_min(BN_BLOCK, part.rows - r), row = part.row + r, channel = part.channel + c;
-                const T *x = FD_CAT(norm_run, SFX)(g, &b->from, row, rows, channel, x_buffer);
-                const T *dout = FD_CAT(norm_run, SFX)(g, &b->gradient, row, rows, channel, dout_buffer);
-                T dd, d = FD_CAT(bn_run_gradient, SFX)(dout, x, rows, mean[c], &dd);
+                const T *x = FD_CAT(norm_run, SFX)(g, &b->from, row, rows, channel, s.x);
+                const T *dout = FD_CAT(norm_run, SFX)(g, &b->gradient, row, rows, channel, s.dout);
+                T d, dd;
+                FD_CAT(bn_run_gradients, SFX)(dout, x, rows, mean[c], &d, &dd);
                 sum[c] += d;
                 product[c] += dd;
             }
         return FD_OK;
     }
-    T *acc = (T *)rt->push((size_t)(2 * BN_LANES * n) * sizeof(T));
-    T *centre = (T *)rt->push((size_t)fd_max(n, BN_SPAN) * sizeof(T));
-    if (!acc || !centre) return FD_NO_MEMORY;
-    T *acc2 = acc + BN_LANES * n;
-    FD_CAT(bn_repeat, SFX)(centre, mean, n, FD_CAT(bn_span, SFX)(n));
     for (ptrdiff_t r = 0; r < part.rows; r += BN_BLOCK) {
         const ptrdiff_t rows = fd_min(BN_BLOCK, part.rows - r), row = part.row + r;
-        ptrdiff_t x_pitch, dout_pitch;
-        const T *x = FD_CAT(norm_block, SFX)(g, &b->from, row, rows, part.channel, n, x_buffer, &x_pitch);
-        const T *dout = FD_CAT(norm_block, SFX)(g, &b->gradient, row, rows, part.channel, n, dout_buffer, &dout_pitch);
-        const ptrdiff_t span = x_pitch == n && dout_pitch == n ? FD_CAT(bn_span, SFX)(n) : 1;
-        memset(acc, 0, (size_t)(2 * BN_LANES * n) * sizeof(T));
-        for (ptrdiff_t i = 0; i < rows; i += span) {
-            const ptrdiff_t lane = i % BN_LANES * n;
-            FD_CAT(bn_add_gradient, SFX)(dout + i * dout_pitch, x + i * x_pitch, centre, acc + lane, acc2 + lane,
-                                         fd_min(span, rows - i) * n);
-        }
-        FD_CAT(bn_fold, SFX)(acc, n);
-        FD_CAT(bn_fold, SFX)(acc2, n);
-        for (ptrdiff_t c = 0; c < n; c++) {
-            sum[c] += acc[c];
-            product[c] += acc2[c];
+        const int direct = FD_CAT(norm_is_block, SFX)(g, &b->from, row, rows)
+            && FD_CAT(norm_is_block, SFX)(g, &b->gradient, row, rows);
+        for (ptrdiff_t c0 = 0, n; c0 < part.n; c0 += n) {
+            ptrdiff_t pitch, dout_pitch;
+            n = fd_min(direct ? part.n : BN_WIDTH, part.n - c0);
+            const ptrdiff_t channel = part.channel + c0;
+            const T *x = FD_CAT(norm_block, SFX)(g, &b->from, row, rows, channel, n, s.x, &pitch);
+            const T *dout = FD_CAT(norm_block, SFX)(g, &b->gradient, row, rows, channel, n, s.dout, &dout_pitch);
+            memset(s.sum, 0, (size_t)n * sizeof(T));
+            memset(s.other, 0, (size_t)n * sizeof(T));
+            for (ptrdiff_t i = 0; i < rows; i += BN_PANEL) {
+                ptrdiff_t step = pitch, dout_step = dout_pitch;
+                const T *panel = FD_CAT(bn_panel, SFX)(x + i * pitch, &step, rows - i, n, mean + c0, s.panel);
+                const T *dout_panel = FD_CAT(bn_panel, SFX)(dout + i * dout_pitch, &dout_step, rows - i, n, s.zero,
+                                                            s.dout_panel);
+                FD_CAT(bn_panel_gradients, SFX)(dout_panel, dout_step, panel, step, mean + c0, s.sum, s.other, n);
+            }
+            for (ptrdiff_t c = 0; c < n; c++) {
+                sum[c0 + c] += s.sum[c];
+                product[c0 + c] += s.other[c];
+            }
         }
     }
     return FD_OK;
+}
+
+/* The map of a chunk, channel by channel. */
+static void FD_CAT(bn_map_runs, SFX)(const bn_call *b, const bn_part *part, const T *const *parameter, T *x_buffer,
+                                     T *dout_buffer, T *out_buffer) {
+    const norm_grid *g = &b->grid;
+    for (ptrdiff_t c = 0; c < part->n; c++) {
+        const T centre = parameter[BN_CENTRE][c], scale = parameter[BN_SCALE][c];
+        const T shift = parameter[BN_SHIFT][c], slope = parameter[BN_SLOPE][c];
+        for (ptrdiff_t r = 0, rows; r < part->rows; r += rows) {
+            const ptrdiff_t row = part->row + r, channel = part->channel + c;
+            rows = norm_reach(g, row, fd_min(BN_BLOCK, part->rows - r)); /* no sum: a run may end with its plane */
+            const int direct = FD_CAT(norm_is_run, SFX)(g, &b->to, row, rows);
+            const T *restrict x = FD_CAT(norm_run, SFX)(g, &b->from, row, rows, channel, x_buffer);
+            T *restrict out = direct ? (T *)norm_at(g, &b->to, row, channel) : out_buffer;
+            if (b->backward) {
+                const T *restrict dout = FD_CAT(norm_run, SFX)(g, &b->gradient, row, rows, channel, dout_buffer);
+                for (ptrdiff_t i = 0; i < rows; i++) out[i] = scale * (dout[i] - shift - (x[i] - centre) * slope);
+            } else {
+                for (ptrdiff_t i = 0; i < rows; i++) out[i] = (x[i] - centre) * scale + shift;
+            }
+            if (!direct) FD_CAT(norm_copy_run, SFX)(g, &b->to, row, rows, channel, out, 1);
+        }
+    }
 }
 
 /* out = (x - mean) * scale + shift, or dx = scale * (dout - shift - (x - mean) * slope). */
 static int FD_CAT(bn_map_task, SFX)(void *context, ptrdiff_t index) {
     const bn_call *b = (const bn_call *)context;
     const norm_grid *g = &b->grid;
-    const bn_part part = bn_part_of(b, index);
-    const ptrdiff_t n = part.n, width = b->runs ? 1 : n;
+    const bn_part part = bn_part_of(b, b->maps - 1 - index, b->map);
+    const ptrdiff_t width = b->runs ? 1 : fd_min(part.n, BN_WIDTH), most = FD_CAT(bn_span, SFX)(part.n);
     const T *parameter[BN_PARAMETERS];
     T *x_buffer = (T *)rt->push((size_t)(BN_BLOCK * width) * sizeof(T));
     T *dout_buffer = (T *)rt->push((size_t)(BN_BLOCK * width) * sizeof(T));
     T *out_buffer = (T *)rt->push((size_t)(BN_BLOCK * width) * sizeof(T));
-    T *repeated = (T *)rt->push((size_t)(BN_PARAMETERS * fd_max(n, BN_SPAN)) * sizeof(T));
+    T *repeated = (T *)rt->push((size_t)(BN_PARAMETERS * most * part.n) * sizeof(T));
     if (!x_buffer || !dout_buffer || !out_buffer || !repeated) return FD_NO_MEMORY;
     for (int p = 0; p < BN_PARAMETERS; p++) parameter[p] = (const T *)b->parameter[p] + part.channel;
     if (b->runs) {
-        for (ptrdiff_t c = 0; c < n; c++) {
-            const T centre = parameter[BN_CENTRE][c], scale = parameter[BN_SCALE][c];
-            const T shift = parameter[BN_SHIFT][c], slope = parameter[BN_SLOPE][c];
-            for (ptrdiff_t r = 0, rows; r < part.rows; r += rows) {
-                const ptrdiff_t row = part.row + r, channel = part.channel + c;
-                rows = norm_reach(g, row, fd_min(BN_BLOCK, part.rows - r)); /* no sum: a run may end with its plane */
-                const int direct = FD_CAT(norm_is_run, SFX)(g, &b->to, row, rows);
-                const T *restrict x = FD_CAT(norm_run, SFX)(g, &b->from, row, rows, channel, x_buffer);
-                T *restrict out = direct ? (T *)norm_at(g, &b->to, row, channel) : out_buffer;
-                if (b->backward) {
-                    const T *restrict dout = FD_CAT(norm_run, SFX)(g, &b->gradient, row, rows, channel, dout_buffer);
-                    for (ptrdiff_t i = 0; i < rows; i++) out[i] = scale * (dout[i] - shift - (x[i] - centre) * slope);
-                } else {
-                    for (ptrdiff_t i = 0; i < rows; i++) out[i] = (x[i] - centre) * scale + shift;
-                }
-                if (!direct) FD_CAT(norm_copy_run, SFX)(g, &b->to, row, rows, channel, out, 1);
-            }
-        }
+        FD_CAT(bn_map_runs, SFX)(b, &part, parameter, x_buffer, dout_buffer, out_buffer);
         return FD_OK;
     }
-    const ptrdiff_t most = FD_CAT(bn_span, SFX)(n);
-    for (int p = 0; p < BN_PARAMETERS; p++) {
-        FD_CAT(bn_repeat, SFX)(repeated + p * most * n, parameter[p], n, most);
-        parameter[p] = repeated + p * most * n;
+    for (int p = 0; most > 1 && p < BN_PARAMETERS; p++) {
+        FD_CAT(bn_repeat, SFX)(repeated + p * most * part.n, parameter[p], part.n, most);
+        parameter[p] = repeated + p * most * part.n;
     }
     for (ptrdiff_t r = 0; r < part.rows; r += BN_BLOCK) {
         const ptrdiff_t rows = fd_min(BN_BLOCK, part.rows - r), row = part.row + r;
-        ptrdiff_t x_pitch, out_pitch = n, dout_pitch = n;
         const int direct = FD_CAT(norm_is_block, SFX)(g, &b->to, row, rows);
-        const T *x = FD_CAT(norm_block, SFX)(g, &b->from, row, rows, part.channel, n, x_buffer, &x_pitch), *dout = NULL;
-        if (b->backward)
-            dout = FD_CAT(norm_block, SFX)(g, &b->gradient, row, rows, part.channel, n, dout_buffer, &dout_pitch);
-        T *out = direct ? (T *)norm_at(g, &b->to, row, part.channel) : out_buffer;
-        if (direct && rows > 1) out_pitch = b->to.stride[2] / (ptrdiff_t)sizeof(T);
-        const ptrdiff_t span = x_pitch == n && out_pitch == n && dout_pitch == n ? most : 1;
-        for (ptrdiff_t i = 0; i < rows; i += span) {
-            const ptrdiff_t count = fd_min(span, rows - i) * n;
+        const int all = direct && FD_CAT(norm_is_block, SFX)(g, &b->from, row, rows)
+            && (!b->backward || FD_CAT(norm_is_block, SFX)(g, &b->gradient, row, rows));
+        for (ptrdiff_t c0 = 0, n; c0 < part.n; c0 += n) {
+            n = fd_min(all ? part.n : BN_WIDTH, part.n - c0);
+            const ptrdiff_t channel = part.channel + c0;
+            ptrdiff_t x_pitch, out_pitch = n, dout_pitch = n;
+            const T *x = FD_CAT(norm_block, SFX)(g, &b->from, row, rows, channel, n, x_buffer, &x_pitch), *dout = x;
             if (b->backward)
-                FD_CAT(bn_gradient, SFX)(dout + i * dout_pitch, x + i * x_pitch, parameter[0], parameter[1],
-                                         parameter[2], parameter[3], out + i * out_pitch, count);
-            else
-                FD_CAT(bn_apply, SFX)(x + i * x_pitch, parameter[0], parameter[1], parameter[2], out + i * out_pitch,
-                                      count);
+                dout = FD_CAT(norm_block, SFX)(g, &b->gradient, row, rows, channel, n, dout_buffer, &dout_pitch);
+            T *out = direct ? (T *)norm_at(g, &b->to, row, channel) : out_buffer;
+            if (direct && rows > 1) out_pitch = b->to.stride[2] / (ptrdiff_t)sizeof(T);
+            const ptrdiff_t span = x_pitch == n && out_pitch == n && dout_pitch == n ? most : 1;
+            const T *centre = parameter[BN_CENTRE] + c0, *scale = parameter[BN_SCALE] + c0;
+            const T *shift = parameter[BN_SHIFT] + c0, *slope = parameter[BN_SLOPE] + c0;
+            for (ptrdiff_t i = 0; i < rows; i += span) {
+                const ptrdiff_t count = fd_min(span, rows - i) * n;
+                if (b->backward)
+                    FD_CAT(bn_gradient, SFX)(dout + i * dout_pitch, x + i * x_pitch, centre, scale, shift, slope,
+                                             out + i * out_pitch, count, direct && b->streams);
+                else
+                    FD_CAT(bn_apply, SFX)(x + i * x_pitch, centre, scale, shift, out + i * out_pitch, count,
+                                          direct && b->streams);
+            }
+            if (!direct) FD_CAT(norm_copy_block, SFX)(g, &b->to, row, rows, channel, n, out, 1);
         }
-        if (!direct) FD_CAT(norm_copy_block, SFX)(g, &b->to, row, rows, part.channel, n, out, 1);
     }
+    if (b->streams) fd_stream_end();
     return FD_OK;
 }

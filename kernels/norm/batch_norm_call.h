@@ -2,10 +2,14 @@
 #ifndef FASTDL_BATCH_NORM_CALL_H
 #define FASTDL_BATCH_NORM_CALL_H
 #include "layout.h"
+#include "stream.h"
 
 #define BN_BLOCK 128 /* rows whose sums stay in the compute dtype */
-#define BN_LANES 16  /* accumulators of a block */
+#define BN_PANEL 8   /* rows that are read side by side */
+#define BN_PANELS (BN_BLOCK / BN_PANEL)
+#define BN_WIDTH 256 /* channels of a block that has to be copied */
 #define BN_SPAN 256  /* elements, at most, to which a row of parameters is repeated */
+#define BN_MAP 32768 /* elements of a task of the map, where the channels are beside each other */
 
 enum { BN_FORWARD, BN_INFERENCE, BN_BACKWARD };
 enum { BN_CENTRE, BN_SCALE, BN_SHIFT, BN_SLOPE, BN_PARAMETERS };
@@ -19,7 +23,8 @@ typedef struct {
     norm_grid grid;
     norm_operand from, gradient, to; /* x, dout, out */
     int backward, runs;              /* runs: the rows of a channel are beside each other, not the channels of a row */
-    ptrdiff_t tiles;
+    int streams;                     /* whether out is stored around the caches */
+    ptrdiff_t tiles, map, maps;      /* map: rows of a task of the map; maps: such tasks */
     void *parameter[BN_PARAMETERS];  /* compute dtype, [channels] each */
     double *sums;                    /* [chunks][2][channels] */
 } bn_call;
@@ -29,11 +34,11 @@ typedef struct {
     ptrdiff_t chunk, row, rows, channel, n;
 } bn_part;
 
-static inline bn_part bn_part_of(const bn_call *b, ptrdiff_t index) {
+static inline bn_part bn_part_of(const bn_call *b, ptrdiff_t index, ptrdiff_t chunk) {
     bn_part p;
     p.chunk = index / b->tiles;
-    p.row = p.chunk * b->chunk;
-    p.rows = fd_min(b->chunk, b->grid.rows - p.row);
+    p.row = p.chunk * chunk;
+    p.rows = fd_min(chunk, b->grid.rows - p.row);
     p.channel = index % b->tiles * b->tile;
     p.n = fd_min(b->tile, b->grid.channels - p.channel);
     return p;
@@ -63,12 +68,13 @@ static inline void bn_merge(const bn_weights *w, double more_sum, double more_sq
     *sum += more_sum;
 }
 
-/* The same with a block's moments about `centre`, its mean but for rounding: d and dd are the sums of x - centre and of
- * its square. What d differs from 0 corrects both moments. An infinite x makes NaN of d, but not of the mean. */
+/* The same with a block's moments about `centre`: d and dd are the sums of x - centre and of its square. The centre is
+ * the mean of the block's first 8 rows. How far it is from the mean of all, square d / rows, costs digits of dd; but 8
+ * rows cannot be far off and leave the block's own squares small: dd is at most 1 + 128 / 8 times them for any x. */
 static inline void bn_merge_block(const bn_weights *w, double centre, double d, double dd, double *sum,
                                   double *square) {
-    const double rest = dd - d * d * w->per_row, correction = d == d ? d : 0;
-    bn_merge(w, centre * w->rows + correction, rest < 0 ? 0 : rest, sum, square);
+    const double rest = dd - d * d * w->per_row;
+    bn_merge(w, centre * w->rows + d, rest < 0 ? 0 : rest, sum, square);
 }
 
 #define T float
@@ -197,7 +203,9 @@ static int bn_run(bn_call *b, int direction, int threads) {
         bn_each_piece(b, bn_set_shift);
     }
     b->runs = x_runs && norm_prefers_runs(g, &b->to) && (!b->backward || norm_prefers_runs(g, &b->gradient));
-    return rt->parallel_for(wide ? bn_map_task_f64 : bn_map_task_f32, b, tasks, threads, 0.2 * elements);
+    b->map = b->runs ? b->chunk : fd_max(1, BN_MAP / fd_min(b->tile, g->channels));
+    b->maps = fd_ceil_div(g->rows, b->map) * b->tiles;
+    return rt->parallel_for(wide ? bn_map_task_f64 : bn_map_task_f32, b, b->maps, threads, 0.2 * elements);
 }
 
 static int bn_start(bn_call *b, int direction, int threads) {
@@ -207,6 +215,7 @@ static int bn_start(bn_call *b, int direction, int threads) {
     norm_view(&b->grid, tensors, operands, b->backward ? 3 : 2);
     if (b->grid.channels == 0) return FD_OK;
     b->tiles = fd_ceil_div(b->grid.channels, b->tile);
+    b->streams = fd_streams(&b->out);
     const size_t mark = rt->mark();
     const int status = bn_run(b, direction, threads);
     rt->release(mark);

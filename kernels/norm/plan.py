@@ -11,10 +11,13 @@ from ..problem import Problem
 
 #: Rows whose sums stay in the compute dtype; from then on they are float64. As in batch_norm_call.h.
 BLOCK = 128
-#: Rows r, r + 16, r + 32, ... of a block share an accumulator. As in batch_norm_call.h.
-LANES = 16
-#: Bytes of one row in a task: a quarter of it takes up to 1.7 times as long where x does not fit the caches.
-TILE_BYTES = 1024
+#: Channels of a block that has to be copied because they are not beside each other. As in batch_norm_call.h.
+WIDTH = 256
+#: Channels in a task, at most and (where there are as many) at least: whole rows are read in the order of memory, but
+#: their accumulators have to fit an L1, and a few rows of many channels have to make work for several threads.
+TILE, SMALLEST_TILE = 4096, 256
+#: Fewer chunks than these are cut into tiles of channels.
+TASKS = 16
 #: Partial sums of one channel, at most.
 CHUNKS = 64
 
@@ -41,9 +44,10 @@ def batch_norm_plan(problem: Problem) -> BatchNormPlan:
     rows = count * math.prod(plane)
     blocks = -(-rows // BLOCK)
     chunk = max(1, -(-blocks // CHUNKS)) * BLOCK
-    tiles = max(1, -(-channels * itemsize(problem.compute) // TILE_BYTES))
-    tile = -(-channels // tiles // LANES) * LANES if tiles > 1 else max(channels, 1)
-    return BatchNormPlan(chunk, -(-rows // chunk), tile)
+    chunks = -(-rows // chunk)
+    tiles = max(-(-channels // TILE), min(TASKS // max(chunks, 1), channels // SMALLEST_TILE), 1)
+    tile = -(-channels // tiles // 16) * 16 if tiles > 1 else max(channels, 1)
+    return BatchNormPlan(chunk, chunks, tile)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -59,8 +63,9 @@ def workspace(problem: Problem, isa: str, threads: int) -> int:
     size, channels = itemsize(problem.compute), problem.shapes[0][1]
     if problem.op == "batch_norm":
         chunks, tile = batch_norm_plan(problem)[1:]
-        # three operands of a block, two sets of accumulators, four parameters repeated up to 256 elements
-        task = size * (3 * BLOCK * tile + 2 * LANES * tile + 4 * max(tile, 256))
+        # three operands of a block; two of a panel of 8 rows, and four accumulators, which are more than the map's
+        # four parameters repeated up to 256 elements
+        task = size * (3 * BLOCK * min(tile, WIDTH) + (2 * 8 + 4) * max(tile, 256))
         shared = channels * (4 * size + 2 * chunks * 8)
         return threads * (task + 9 * 128) + shared + 5 * 128
     # x, dout, dx, the window sums and the powers; one more between margins of at most the channels on either side
