@@ -17,16 +17,19 @@
 #define S float
 #define STO f32
 #include "max_pool.h"
+#include "max_pool_3x3.h"
 #include "avg_pool.h"
 #undef S
 #undef STO
 #define S uint16_t
 #define STO f16
 #include "max_pool.h"
+#include "max_pool_3x3.h"
 #include "avg_pool.h"
 #undef STO
 #define STO bf16
 #include "max_pool.h"
+#include "max_pool_3x3.h"
 #include "avg_pool.h"
 #undef S
 #undef STO
@@ -40,6 +43,7 @@
 #define S double
 #define STO f64
 #include "max_pool.h"
+#include "max_pool_3x3.h"
 #include "avg_pool.h"
 #undef S
 #undef STO
@@ -119,18 +123,29 @@ static int pool_backward(pool_call *p, const pool_row *registers, const pool_row
     return pool_run(p, (fast ? registers : lines)[type], p->h.size, pool_cost(p, fast, p->w.size, windows), threads);
 }
 
+/* Whether windows of 3x3 go through max_pool_3x3.h. */
+static int pool_three(const pool_call *p) {
+    return p->h.kernel == 3 && p->w.kernel == 3 && p->indices.type == FD_U8;
+}
+
 static int max_pool_forward(pool_call *p, int threads) {
     static const pool_row registers[] = POOL_STORED(max_forward), lines[] = POOL_COMPUTED(max_forward_lines);
-    return pool_forward(p, registers, lines, threads);
+    static const pool_row three[] = POOL_STORED(max_forward_3x3);
+    return pool_forward(p, pool_three(p) ? three : registers, lines, threads);
 }
 
 static int max_pool_backward(pool_call *p, int threads) {
     static const pool_row registers[] = POOL_STORED(max_backward), lines[] = POOL_COMPUTED(max_backward_lines);
-    static const pool_row apart[] = POOL_STORED(max_backward_apart);
+    static const pool_row apart[] = POOL_STORED(max_backward_apart), three[] = POOL_STORED(max_backward_3x3);
     pool_axes(p);
     if (pool_registers(p) && pool_apart(&p->h) && pool_apart(&p->w))
         return pool_run(p, apart[p->image.type], p->h.windows,
                         pool_cost(p, 1, p->w.windows, (double)p->h.kernel * p->w.kernel), threads);
+    if (pool_registers(p) && pool_three(p) && p->h.windows > 0 && p->w.windows > 0 && p->h.stride == p->w.stride &&
+        p->h.stride <= 2 && p->h.dilation == 1 && p->w.dilation == 1)
+        return pool_run(p, three[p->image.type], fd_ceil_div(p->h.size + p->h.before, p->h.stride),
+                        (double)p->h.stride * pool_cost(p, 1, p->w.size, 9.0 / (double)(p->h.stride * p->w.stride)),
+                        threads);
     return pool_backward(p, registers, lines, threads);
 }
 
