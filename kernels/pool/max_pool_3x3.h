@@ -119,6 +119,7 @@ static void FD_CAT(max_forward_3x3, STO)(const pool_call *p, ptrdiff_t n, ptrdif
 typedef struct {
     const char *dout[3][3], *index[3][3], *out[3][3]; /* [rows][columns] of windows before the block's own */
     I tap[9];
+    const char *dout_below, *index_below; /* of a window of the next row */
 } FD_CAT(max_block, STO);
 
 /* v where the index is the tap. */
@@ -131,6 +132,12 @@ POOL_INLINE V FD_CAT(max_block_value, STO)(const FD_CAT(max_block, STO) *at, int
     return (V)(~(M)(LOAD(at->out[i][j] + bytes) <= (V){0}) & (M)v);
 }
 
+/* Each row of blocks reads one row of windows that the one before has not read. */
+POOL_INLINE void FD_CAT(max_block_fetch, STO)(const FD_CAT(max_block, STO) *at, ptrdiff_t c) {
+    __builtin_prefetch(at->dout_below + c * (ptrdiff_t)sizeof(S), 0, 2);
+    if (c % 64 == 0) __builtin_prefetch(at->index_below + c, 0, 2);
+}
+
 #define WINDOW(up, left)                                                                  \
     const V v##up##left = FD_CAT(max_block_value, STO)(at, up, left, bytes, masked);      \
     const VI i##up##left = LOAD_INDEX(at->index[up][left] + c)
@@ -138,6 +145,7 @@ POOL_INLINE V FD_CAT(max_block_value, STO)(const FD_CAT(max_block, STO) *at, int
 POOL_INLINE void FD_CAT(max_block_1, STO)(const FD_CAT(max_block, STO) *at, ptrdiff_t channels, char *to, int masked) {
     for (ptrdiff_t block = 0; block < channels; block += LANES) {
         const ptrdiff_t c = fd_min(block, channels - LANES), bytes = c * (ptrdiff_t)sizeof(S);
+        FD_CAT(max_block_fetch, STO)(at, c);
         WINDOW(2, 2); WINDOW(2, 1); WINDOW(2, 0);
         WINDOW(1, 2); WINDOW(1, 1); WINDOW(1, 0);
         WINDOW(0, 2); WINDOW(0, 1); WINDOW(0, 0);
@@ -159,6 +167,7 @@ POOL_INLINE void FD_CAT(max_block_2, STO)(const FD_CAT(max_block, STO) *at, ptrd
                                           ptrdiff_t right, int h0, int h1, int w0, int w1, int masked) {
     for (ptrdiff_t block = 0; block < channels; block += LANES) {
         const ptrdiff_t c = fd_min(block, channels - LANES), bytes = c * (ptrdiff_t)sizeof(S);
+        FD_CAT(max_block_fetch, STO)(at, c);
         WINDOW(1, 1); WINDOW(1, 0);
         WINDOW(0, 1); WINDOW(0, 0);
         const V a = (V){0} + CHOSEN(v11, i11, 8) + CHOSEN(v10, i10, 6) + CHOSEN(v01, i01, 2) + CHOSEN(v00, i00, 0);
@@ -193,6 +202,9 @@ static void FD_CAT(max_backward_3x3, STO)(const pool_call *p, ptrdiff_t n, ptrdi
                     for (ptrdiff_t kw = j * stride; kw < fd_min(3, (j + 1) * stride); kw++)
                         at.tap[3 * kh + kw] = exists ? (I)(3 * kh + kw) : -1;
             }
+        const ptrdiff_t below = fd_min(b + 1, p->h.windows - 1), beside = fd_min(column, p->w.windows - 1);
+        at.dout_below = fd_at(&p->pooled, n, 0, below, beside);
+        at.index_below = fd_at(&p->indices, n, 0, below, beside);
         char *to = fd_at(&p->image, n, 0, h, w);
         if (stride == 1 && p->out.data) FD_CAT(max_block_1, STO)(&at, channels, to, 1);
         else if (stride == 1) FD_CAT(max_block_1, STO)(&at, channels, to, 0);
