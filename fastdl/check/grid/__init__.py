@@ -54,6 +54,8 @@ _LARGE_CONV = (
     "values=integers,size=8x28x28,channels=1x16,kernel=3x3,pads=1x1x1x1,order=nchw,out_order=nhwc",
     "values=wide,size=1x9x9,channels=130x7,kernel=3x3,order=nhwc,out_order=nhwc",
     "values=integers,size=2x12x10,channels=300x64,kernel=1x1,order=nhwc,out_order=nhwc",
+    "values=integers,size=2x5x7,channels=1024x48,kernel=1x1,order=nhwc,out_order=nhwc",
+    "values=integers,size=2x5x7,channels=41x1024,kernel=1x1,order=nhwc,out_order=nhwc",
     "values=wide,size=2x17x16,channels=33x1,kernel=3x3,groups=depth,stride=2x1,pads=1x1x1x1,order=nhwc,out_order=nhwc",
     "values=normal,size=3x13x70,channels=33x40,kernel=5x5,pads=2x2x2x2,order=nhwc,out_order=nhwc",
     "values=normal,size=16x2x6,channels=64x40,kernel=3x3,pads=1x1x1x1,order=nhwc,out_order=nhwc",

@@ -12,14 +12,16 @@ from ..plan import macs
 
 #: Bytes of a block of pixels, at most, while 28 of them need less: a share of L2.
 BLOCK = 256 * 1024
-#: Pixels of a block, at most.
-PIXELS = 112
+#: Pixels of a block, at most, and of two register tiles, of which it has a whole number.
+PIXELS, TILES = 112, 28
+#: Pixels that are a multiple of so many bytes apart are copied first (pointwise_call.h).
+ALIAS = 4096
 #: Pixels of a block in backward_weight, at most, and bytes of its panels of dout.
 WEIGHT_PIXELS = 64
 PANELS = 512 * 1024
 #: Bytes of the partial sums of backward_weight, at most, while one slice needs less.
 PARTIAL = 4 * 1024 * 1024
-#: Tasks that backward_weight is cut into, about.
+#: Tasks that a problem is cut into, about, or more.
 TASKS = 16
 
 
@@ -69,7 +71,8 @@ def plan(problem: Problem, isa: str) -> Plan:
         slices = max(1, min(TASKS, PARTIAL // max(reduce * wide * size, 1), math.ceil(n * h * w / block)))
         step = math.ceil(panels / min(panels, math.ceil(TASKS / slices)))
         return Plan(block, step, slices)
-    return Plan(max(28, min(PIXELS, BLOCK // max(reduce * size, 1))), 1, 1)
+    tiles = min(PIXELS // TILES, BLOCK // max(reduce * size * TILES, 1), math.ceil(n * h * w / (TASKS * TILES)))
+    return Plan(TILES * max(1, tiles), 1, 1)
 
 
 def cost(problem: Problem, isa: str) -> float:
@@ -77,14 +80,15 @@ def cost(problem: Problem, isa: str) -> float:
     cache), the weight (0.5 ns an element), and the pixels (0.02 ns an element: they are fetched meanwhile)."""
     (n, _, h, w), (k, c, *_) = problem.shapes
     _, produce = _channels(problem)
-    nr = panel_width(isa, problem.compute, produce)
-    wasted = -(-produce // nr) * nr / max(produce, 1)
+    lanes = panel_width(isa, problem.compute, 1)
+    wasted = -(-produce // lanes) * lanes / max(produce, 1)
     return 0.95 * macs(problem) * wasted / macs_per_ns(isa, problem.compute) + 0.02 * n * h * w * (k + c) + 0.5 * k * c
 
 
 def workspace(problem: Problem, isa: str, threads: int) -> int:
     """Bytes of scratch of all threads together, at most."""
     p = plan(problem, isa)
+    size = itemsize(problem.compute)
     reduce, produce = _channels(problem)
     nr = panel_width(isa, problem.compute, produce)
     wide = math.ceil(produce / nr) * nr
@@ -92,4 +96,6 @@ def workspace(problem: Problem, isa: str, threads: int) -> int:
         shared, each = p.slices * reduce * wide, p.block * p.panel_step * nr
     else:
         shared, each = reduce * wide + produce, p.block * nr
-    return (shared + threads * each) * itemsize(problem.compute) + (threads + 1) * 4 * 128
+        if reduce * size % ALIAS == 0:
+            each += p.block * (reduce + 64 // size)
+    return (shared + threads * each) * size + (threads + 1) * 4 * 128
