@@ -3,9 +3,9 @@
 #define FASTDL_POINTWISE_CALL_H
 #include "blocks.h"
 
-/* Pixels a multiple of so many bytes apart lie in one set of L1, which has fewer ways than a tile has rows: on one thread
- * 1024 -> 256 and 2048 -> 512 channels ran at 127-195 GFLOP/s, depending on where the arrays lay, and with 16 channels
- * more at 185-210. */
+/* Pixels a multiple of so many bytes apart lie in one set of L1, which has fewer ways than a tile has rows: on one
+ * thread 1024 -> 256 and 2048 -> 512 channels ran at 127-195 GFLOP/s, depending on where the arrays lay, and with 16
+ * channels more at 185-210. */
 #define POINTWISE_ALIAS 4096
 
 typedef struct {
