@@ -437,6 +437,11 @@ def kernel(problem: Problem, choice: Choice | None = None) -> Kernel:
     return recorded
 
 
+def row(problem: Problem, choice: Choice) -> registry.Row:
+    """The row whose function :func:`kernel` gives."""
+    return _choose(problem, choice)[0]
+
+
 def run(problem: Problem, *args: Any) -> None:
     """Runs ``problem`` with the current settings; ``args`` are the arrays that the contract of its op lists."""
     kernel(problem, current())(problem, *args, get_num_threads())

@@ -4,12 +4,13 @@
 pass     neighbours                           what happens
 ======== ==================================== ===================================================================
 forward  Convolution or Affine, Relu          the ReLU works on the sums on their way to memory
+forward  Convolution, Relu, 2x2 Pooling       so does the pooling, where Winograd's kernels compute the convolution
 backward Relu, Convolution                    the gradient by the convolution's input is 0 where that input is <= 0
 backward Relu, Pooling, another fastdl layer  a window whose largest element is <= 0 passes nothing on
 ======== ==================================== ===================================================================
 
-A 2x2 pooling after a convolution's ReLU needs no pattern of its own in the forward pass: the convolution has stored the
-ReLU's output, which ``Relu.out`` and the gradient of the next convolution want anyway, and the pooling reads it once.
+In training the second pattern stores the ReLU's output as well, for it is ``Relu.out`` and the ``x`` of the pooling;
+under ``fastdl.inference()`` nothing is stored but the pooling's output, a quarter.
 
 Nobody can tell but by the clock. Afterwards each layer has the attributes that its own ``forward`` and ``backward``
 would have left: ``x``, ``out``, ``mask``, ``indices``, ``dW``, ``db``. A layer takes part only if it runs the functions
@@ -76,7 +77,7 @@ def _functions(kind: Any) -> tuple[Any, Any]:
 # ---- forward --------------------------------------------------------------------------------------------------------
 
 
-def _with_relu(layers: Sequence[Any], x: np.ndarray) -> np.ndarray:
+def _with_relu(layers: Sequence[Any], x: np.ndarray, keep: bool) -> np.ndarray:
     """Convolution or Affine, and the Relu after it."""
     first, relu = layers
     out: np.ndarray = first._forward(x, relu=True)
@@ -84,10 +85,24 @@ def _with_relu(layers: Sequence[Any], x: np.ndarray) -> np.ndarray:
     return out
 
 
-#: What runs neighbours of these kinds as one; the first of several that fit is taken, so longer ones come first.
-_FORWARD: dict[type, tuple[tuple[tuple[type, ...], Callable[[Sequence[Any], np.ndarray], np.ndarray]], ...]] = {
+def _with_pool(layers: Sequence[Any], x: np.ndarray, keep: bool) -> np.ndarray | None:
+    """Convolution, Relu and Pooling; None where they cannot be one pass."""
+    first, relu, pool = layers
+    found = first._forward_pooled(x) if pool._halves() else None
+    if found is None:
+        return None
+    relu.out, out, indices = found
+    pool._keep(relu.out, indices, None if indices is None or not keep else out)
+    return out  # type: ignore[no-any-return]
+
+
+#: Runs neighbours as one: their layers, the input, and whether a Pooling among them keeps its output (see ``_masks``).
+_Run = Callable[[Sequence[Any], np.ndarray, bool], np.ndarray | None]
+
+#: By the first of the neighbours. The first pattern that fits, and whose function does not return None, is taken.
+_FORWARD: dict[type, tuple[tuple[tuple[type, ...], _Run], ...]] = {
     Affine: (((Affine, Relu), _with_relu),),
-    Convolution: (((Convolution, Relu), _with_relu),),
+    Convolution: (((Convolution, Relu, Pooling), _with_pool), ((Convolution, Relu), _with_relu)),
 }
 
 
@@ -98,9 +113,12 @@ def forward(layers: Sequence[Any], x: np.ndarray, train_flg: bool) -> np.ndarray
     while at < len(layers):
         kind, layer = kinds[at], layers[at]
         for pattern, run in _FORWARD.get(kind, ()) if kind else ():
-            if tuple(kinds[at : at + len(pattern)]) == pattern:
-                x = run(layers[at : at + len(pattern)], x)
-                at += len(pattern)
+            behind = at + len(pattern)
+            if tuple(kinds[at:behind]) != pattern:
+                continue
+            out = run(layers[at:behind], x, _masks(kinds, behind - 1))
+            if out is not None:
+                x, at = out, behind
                 break
         else:
             if kind is Pooling:

@@ -78,6 +78,14 @@ def _lazy(target: str, *first: Any) -> Callable[..., Any]:
     return call
 
 
+def _reference(folder: str, op: str, direction: str, storage: tuple[str, ...] = _FLOATS) -> Row:
+    name = f"{op}_{direction}"
+    return Row(
+        op, direction, "numpy", "reference", "any", storage, _always, _free, _no_workspace,
+        f"{__package__}.{folder}.reference:{name}",
+    )  # fmt: skip
+
+
 def _rows(
     folder: str,
     op: str,
@@ -100,10 +108,7 @@ def _rows(
     for direction in directions.split():
         name = f"{op}_{direction}"
         if "." not in folder:
-            rows.append(
-                Row(op, direction, "numpy", "reference", "any", storage, _always, _free, _no_workspace,
-                    f"{package}.reference:{name}")
-            )  # fmt: skip
+            rows.append(_reference(folder, op, direction, storage))
         rows += [
             Row(op, direction, "cython", algorithm, isa, storage, eligible, cost, workspace,
                 f"{package}._cython_{isa}:{name}{suffix}")
@@ -140,7 +145,9 @@ TABLE: tuple[Row, ...] = tuple(
         _conv_rows("pointwise", _CONV, storage=("float32", "float64")),
         _conv_rows("small_channel", "forward backward_weight"),
         _conv_rows("depthwise", _CONV),
-        *(_conv_rows("winograd", _CONV, name, i) for i, name in enumerate(("4x4_3x3", "2x2_3x3", "2x2_5x5"))),
+        [_reference("conv", "conv2d", "forward_pooled")],
+        *(_conv_rows("winograd", f"{_CONV} forward_pooled", name, i)
+          for i, name in enumerate(("4x4_3x3", "2x2_3x3", "2x2_5x5"))),
         _rows("conv", "conv2d", "backward_bias", "blocked_sum", workspace=_lazy(".conv.plan:workspace")),
         _rows("pool", "max_pool2d", "forward backward", "gather", workspace=_lazy(".pool:workspace")),
         _rows("pool", "avg_pool2d", "forward backward", "gather", workspace=_lazy(".pool:workspace")),

@@ -12,7 +12,7 @@ import pytest
 from numpy.lib.array_utils import byte_bounds
 
 from fastdl import check as checker
-from fastdl.check import Selection, arrays, cases, tolerances
+from fastdl.check import Selection, arrays, cases, number
 from fastdl.check.arrays import GuardedMemory, dtype_of, fill, guarded, place, round_to
 from fastdl.check.runner import Failure, compare
 from fastdl.kernels import registry
@@ -433,11 +433,11 @@ def test_conv_grid_has_what_it_promises():
 
 
 def test_roundings_grow_like_the_root_of_long_sums_and_never_beyond_the_worst_case():
-    assert tolerances.roundings(1, 10) == 0
-    assert tolerances.roundings(2, 10) == 1
+    assert number.roundings(1, 10) == 0
+    assert number.roundings(2, 10) == 1
     for n in (3, 10, 100, 1000, 10**6):
-        assert 0 < tolerances.roundings(n, 10) <= n - 1
-    assert tolerances.roundings(4 * 10**6, 1) < 2.1 * tolerances.roundings(10**6, 1)
+        assert 0 < number.roundings(n, 10) <= n - 1
+    assert number.roundings(4 * 10**6, 1) < 2.1 * number.roundings(10**6, 1)
 
 
 @pytest.mark.parametrize("operation", ["+", "-", "*", "/"])
@@ -449,13 +449,11 @@ def test_number_bounds_what_float32_loses(operation, rng):
         c = {"+": a + b, "-": a - b, "*": a * b, "/": a / b}[operation]
         return (c * a + b) / (a + b) * c
 
-    p = tolerances.computing_in("float32")
-    number = expression(
-        tolerances.Number.exact(x.astype(np.float64), p), tolerances.Number.exact(y.astype(np.float64), p)
-    )
+    p = number.computing_in("float32")
+    bound = expression(number.Number.exact(x.astype(np.float64), p), number.Number.exact(y.astype(np.float64), p)).error
     error = np.abs(expression(x, y) - expression(x.astype(np.float64), y.astype(np.float64)))
-    assert (error <= number.error).all()
-    assert error.max() > number.error.max() / 50, "the bound must mean something"
+    assert (error <= bound).all()
+    assert error.max() > bound.max() / 50, "the bound must mean something"
 
 
 def test_bounds_are_not_generous():

@@ -28,6 +28,9 @@ from fastdl.network import Sequential
 # Converting NaN raises the invalid flag, about which NumPy warns.
 pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning")
 
+COMPILED = "cython" in fastdl.backend.available_backends()
+needs_kernels = pytest.mark.skipif(not COMPILED, reason="needs the compiled kernels")
+
 DTYPES = ["float32", "float64", "float16", "bfloat16"]
 
 
@@ -138,7 +141,9 @@ def test_fused_and_unfused_give_the_same_bits(dtype, special, kind):
     assert same(dx, back_by_hand(others, dout))
     assert_same_state(layers, others)
     ran = epilogues(log)
-    assert ran.count(("conv2d", "forward", "bias_relu")) == 3
+    pooled = kind == "plain" and COMPILED
+    assert ran.count(("conv2d", "forward_pooled", "bias_relu")) == pooled
+    assert ran.count(("conv2d", "forward", "bias_relu")) == 3 - pooled
     assert ran.count(("gemm", "forward", "bias_relu")) == 2
     assert ran.count(("conv2d", "backward_input", "relu_mask")) == 1
     assert ran.count(("max_pool2d", "backward", "relu_mask")) == 2
@@ -213,13 +218,89 @@ def test_containers_are_looked_into():
     assert same(out, by_hand(flat, x))
     assert same(dx, back_by_hand(flat, dout))
     assert_same_state(nested, flat)
-    assert epilogues(log).count(("conv2d", "forward", "bias_relu")) == 3
+    assert sum((op, epilogue) == ("conv2d", "bias_relu") for op, _, epilogue in epilogues(log)) == 3
 
     class Twice(Sequential):
         def forward(self, x, train_flg=True):
             return 2 * super().forward(x, train_flg)
 
     assert same(Sequential([Twice(flat[:2])]).forward(x), 2 * network.forward(nested[:2], x, True))
+
+
+# ---- convolution, ReLU and pooling in one pass ----------------------------------------------------------------------
+
+
+def pooled_net(dtype, kernel=3, pad=1, **pooling):
+    rng = np.random.default_rng(20)
+    w = (rng.standard_normal((37, 19, kernel, kernel)) / kernel).astype(dtype)
+    pool = Pooling(**{"pool_h": 2, "pool_w": 2, **pooling})
+    return [
+        Convolution(w, w[:, 0, 0, 0], pad=pad),
+        Relu(),
+        pool,
+        BatchNormalization(np.ones(37), np.zeros(37), per_channel=True),
+    ]
+
+
+def run_pooled(layers, x, inference=False):
+    """(output, the directions of the convolution and of the pooling that ran)."""
+    with fastdl.explain() as log:
+        if inference:
+            with fastdl.inference():
+                out = network.forward(layers, x, False)
+        else:
+            out = network.forward(layers, x, True)
+    return out, [p.direction for p in log.problems if p.op in ("conv2d", "max_pool2d")]
+
+
+@needs_kernels
+@pytest.mark.parametrize("inference", [False, True], ids=["training", "inference"])
+@pytest.mark.parametrize("special", [False, True], ids=["normal", "special"])
+@pytest.mark.parametrize("size", [(8, 12), (7, 9), (2, 3)], ids=str)
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_one_pass_gives_the_bits_of_three(dtype, kernel, size, special, inference):
+    dtype = dtype_of(dtype)
+    rng = np.random.default_rng(21)
+    x = rng.standard_normal((3, 19, *size)) * (1e4 if special else 1)  # overflows in float16
+    if special:
+        x[0, :, 1::3, ::4] = rng.choice([np.nan, np.inf, -np.inf, 0.0, -0.0], x[0, :, 1::3, ::4].shape)
+    x = x.astype(dtype)
+    for isa in registry.available_levels():
+        layers, others = (pooled_net(dtype, kernel, kernel // 2) for _ in range(2))
+        with fastdl.backend.isa(isa), fastdl.backend.conv_algorithm("winograd"):
+            out, ran = run_pooled(layers, x, inference)
+            assert ran == ["forward_pooled"]
+            if inference:
+                with fastdl.inference():
+                    assert same(out, by_hand(others, x, False))
+            else:
+                assert same(out, by_hand(others, x))
+                dout = np.random.default_rng(22).standard_normal(out.shape).astype(dtype)
+                assert same(network.backward(layers, dout), back_by_hand(others, dout))
+        assert_same_state(layers, others)
+
+
+@needs_kernels
+def test_what_is_no_single_pass():
+    x = np.random.default_rng(23).standard_normal((2, 19, 9, 8)).astype(np.float32)
+    three = ["forward", "forward"]
+    assert run_pooled(pooled_net(np.float32), x)[1] == ["forward_pooled"]
+    assert run_pooled(pooled_net(np.float32, stride=(2, 2)), x)[1] == ["forward_pooled"]
+    for pooling in ({"pool_w": 3}, {"stride": 1}, {"pad": (0, 1)}, {"dilation": (2, 1)}, {"ceil_mode": True}):
+        layers = pooled_net(np.float32)
+        layers[2] = Pooling(**{"pool_h": 2, "pool_w": 2, **pooling})
+        others = copy.deepcopy(layers)
+        out, ran = run_pooled(layers, x)
+        assert ran == three, pooling
+        assert same(out, by_hand(others, x))
+    with fastdl.backend.conv_algorithm("direct"):
+        assert run_pooled(pooled_net(np.float32), x)[1] == three
+    with fastdl.use_backend("numpy"):
+        assert run_pooled(pooled_net(np.float32), x)[1] == three
+    narrow = pooled_net(np.float32, pad=(1, 1, 0, 0))  # of width 1: the pooling has no window
+    with pytest.raises(ValueError, match="max_pool2d: a 2x2 window"):
+        network.forward(narrow, x[..., :3], True)
 
 
 # ---- who is left alone ----------------------------------------------------------------------------------------------
@@ -411,7 +492,8 @@ def test_models_are_fused_and_give_the_bits_of_their_layers(model, dtype):
         assert same(grads[name], expected), name
     ran = epilogues(log)
     deep = model is DeepConvNet
-    assert ran.count(("conv2d", "forward", "bias_relu")) == (6 if deep else 1)
+    pooled = sum(p[1] == "forward_pooled" for p in ran)
+    assert ran.count(("conv2d", "forward", "bias_relu")) == (6 if deep else 1) - pooled
     assert ran.count(("conv2d", "backward_input", "relu_mask")) == (3 if deep else 0)
     assert ran.count(("max_pool2d", "backward", "relu_mask")) == (3 if deep else 1)
     assert ("relu", "forward", "none") not in ran

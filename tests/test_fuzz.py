@@ -104,13 +104,13 @@ def test_cases_follow_from_seed_and_number_and_from_their_ids(key):
 def test_numbers_go_beyond_the_lists_of_the_grid(key):
     """Each axis with numbers takes values that its list lacks, and the others take all of theirs."""
     op, direction, _ = key
-    drawn = [dict(p.split("=") for p in case.id.split("/")[3].split(",")) for case in fuzz.cases(key, 150, seed=0)]
+    drawn = [dict(p.split("=") for p in case.id.split("/")[3].split(",")) for case in fuzz.cases(key, 300, seed=0)]
     for name, values in spec_of(op).axes(direction).items():
         seen = {axes[name] for axes in drawn}
         categories = {v for v in values if v and not v[0].isdigit()} - {"scalar", "none"}
         if categories and name != "groups":
             assert seen >= categories - {"zero"}, name
-        elif name != "axis":
+        elif name != "axis" and (direction, name) != ("forward_pooled", "kernel"):
             assert len(seen - set(values)) >= 3, (name, "has no draw of its own")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 import layouts
 import oracle_im2col
-from fastdl.check.tolerances import computing_in, precision_of, roundings
+from fastdl.check.number import computing_in, precision_of, roundings
 from fastdl.kernels import registry
 from fastdl.kernels.geometry import window_grid
 from fastdl.kernels.problem import Problem, memory_order

@@ -38,7 +38,7 @@ X, W = images(4, 32, 14, 14), images(48, 32, 3, 3, seed=1)
 
 def test_there_are_rows_for_every_pass_and_level():
     names = {(row.algorithm, row.direction, row.isa) for row in ROWS}
-    assert len(names) == 3 * 3 * len(registry.LEVELS)
+    assert len(names) == 3 * 4 * len(registry.LEVELS)
     assert {variant(row) for row in ROWS} == {(4, 3), (2, 3), (2, 5)}
 
 
@@ -149,13 +149,18 @@ def test_the_same_bits_from_any_number_of_threads(row):
     _, r = variant(row)
     x, w, dout = images(6, 40, 20, 18), images(72, 40, r, r), images(6, 72, 20, 18, seed=2)
     problem = Problem("conv2d", row.direction, (x.shape, w.shape), "float32", pads=(r // 2,) * 4)
-    out = {"forward": dout, "backward_input": x, "backward_weight": w}[row.direction]
-    inputs = {"forward": (x, w, None), "backward_input": (dout, w, None), "backward_weight": (dout, x)}[row.direction]
+    bias, taps = w[:, 0, 0, 0].copy(), np.zeros((6, 72, 10, 9), np.uint8)
+    out, before, behind = {
+        "forward": (dout, (x, w, None), ()),
+        "forward_pooled": (taps.astype(np.float32), (x, w, bias, None), (taps,)),
+        "backward_input": (x, (dout, w, None), ()),
+        "backward_weight": (w, (dout, x), ()),
+    }[row.direction]
     results = []
     for threads in (1, 2, 3, 7):
         to = np.full_like(out, np.nan)
-        registry.load(row)(problem, *inputs, to, threads)
-        results.append(to)
+        registry.load(row)(problem, *before, to, *behind, threads)
+        results.append(np.concatenate([to, *behind]))
     assert np.isfinite(results[0]).all()
     for other in results[1:]:
         np.testing.assert_array_equal(results[0], other)

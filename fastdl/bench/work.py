@@ -49,8 +49,9 @@ def _conv2d(p: Problem) -> Work:
     out = p.shapes[0][0] * k * oh * ow
     bias, relu = p.epilogue.startswith("bias"), p.epilogue.endswith("relu")
     mask = 0 if p.direction != "backward_input" or p.epilogue == "none" else x  # the ReLU's output is read too
-    every = x + math.prod(p.shapes[1]) + out + (k if bias else 0) + mask
-    return Work(2.0 * out * c * kh * kw + out * (bias + relu), every * s)
+    windows = p.shapes[0][0] * k * (oh // 2) * (ow // 2) if p.direction == "forward_pooled" else 0
+    every = x + math.prod(p.shapes[1]) + out + (k if bias else 0) + mask + windows
+    return Work(2.0 * out * c * kh * kw + out * (bias + relu) + 4 * windows, every * s + windows)
 
 
 def _gemm(p: Problem) -> Work:

@@ -53,6 +53,11 @@ def is_float(dtype: np.dtype[Any]) -> bool:
     return dtype.name in SIGNIFICAND
 
 
+def largest(name: str) -> float:
+    """The largest finite number of that dtype."""
+    return math.ldexp(2.0 - 2.0 ** (1 - SIGNIFICAND[name]), EXPONENTS[name][1])
+
+
 def round_to(values: np.ndarray, name: str) -> np.ndarray:
     """float64 ``values`` rounded to nearest, ties to even, into what dtype ``name`` can hold; again as float64.
 
@@ -60,13 +65,14 @@ def round_to(values: np.ndarray, name: str) -> np.ndarray:
     """
     if name == "float64":
         return values
-    bits, (lowest, highest) = SIGNIFICAND[name], EXPONENTS[name]
+    bits, lowest = SIGNIFICAND[name], EXPONENTS[name][0]
     with np.errstate(invalid="ignore", over="ignore"):
         _, exponent = np.frexp(values)  # |v| in [2**(exponent - 1), 2**exponent)
         unit = np.maximum(exponent - bits, lowest)
         rounded = np.ldexp(np.rint(np.ldexp(values, -unit)), unit)
-        largest = math.ldexp(2.0 - 2.0 ** (1 - bits), highest)
-        return np.where(np.abs(rounded) > largest, np.copysign(np.inf, values), np.where(values == 0, values, rounded))
+        return np.where(
+            np.abs(rounded) > largest(name), np.copysign(np.inf, values), np.where(values == 0, values, rounded)
+        )
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------

@@ -138,6 +138,7 @@ DRAWS: dict[str, Draw] = {
     "groups": _groups,
     "channels": _count(200, 0),
     "conv2d/channels": _channels,
+    "conv2d/forward_pooled/kernel": lambda rng: rng.choice(("3x3", "5x5")),
     "conv2d/backward_bias/channels": _count(200, 0),
     "m": _count(400),
     "n": _count(400),

@@ -20,7 +20,8 @@ from ..kernels.registry import Row
 from . import fuzz as random_cases
 from .arrays import SIGNIFICAND, Allocate, dtype_missing, heap, is_float, round_to
 from .cases import Built, Case, Operand, build, cases, parse
-from .tolerances import Arrays, Habits, bounds, habits_of, precision_of
+from .number import precision_of
+from .tolerances import Arrays, Habits, bounds, habits_of
 
 #: Bytes that outputs hold before a call: NaN (or -1), and an ordinary number. An element that is not written either
 #: differs from the expectation or between the two calls.
@@ -202,7 +203,7 @@ def compare(
             ratio = np.where(same, 0.0, np.inf)
             error, tolerance = np.where(same, 0.0, np.abs(values - rounded)), np.zeros(())
         else:
-            u, eta = precision_of(actual.dtype.name)
+            u, eta = precision_of(actual.dtype.name) if real else (0.0, 0.0)
             finite = np.isfinite(expected) & np.isfinite(values)
             tolerance = np.where(finite, bound * (1 + u) + u * np.abs(expected) + eta, 0.0)
             error = np.where(finite, np.abs(values - expected), 0.0)

@@ -31,26 +31,19 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..kernels.conv.reference import conv2d_forward
 from ..kernels.problem import Problem
 from ..kernels.registry import Row
 from . import winograd
-from .arrays import EXPONENTS, SIGNIFICAND
+from .arrays import largest
 from .cases import EXACT_VALUES, Case
+from .number import Blocks, Error, Number, Precision, computing_in, lost, precision_of
 
 Arrays = dict[str, np.ndarray]
-Error = np.ndarray | float
 
 #: Largest errors in units in the last place of the result, of the kernels' functions and of NumPy's.
 ULPS = {"exp": 1.05, "log": 0.9, "tanh": 2.8, "sigmoid": 2.5}
 NUMPY_ULPS = dict.fromkeys(ULPS, 4.0)
-
-
-class Blocks(NamedTuple):
-    """How a row adds up many terms: ``depth`` roundings on the longest path through a block of ``terms``."""
-
-    terms: int
-    depth: int
-    wide: bool  # the blocks' sums are added in float64
 
 
 #: What the contracts of compiled rows say about their sums, (op, direction) -> blocks.
@@ -65,154 +58,6 @@ REFERENCE_BLOCKS = {
     ("batch_norm", "forward"): Blocks(1, 0, True),
     ("batch_norm", "backward"): Blocks(1, 0, True),
 }
-
-#: One false alarm in so many cases.
-CASES_PER_ALARM = 1e9
-
-
-class Precision(NamedTuple):
-    """Unit roundoff, and what a result in the subnormal range may lose."""
-
-    u: float
-    eta: float
-
-
-def precision_of(dtype: str) -> Precision:
-    """Of one rounding to ``dtype``."""
-    return Precision(2.0 ** -SIGNIFICAND[dtype], math.ldexp(1.0, EXPONENTS[dtype][0]))
-
-
-def computing_in(dtype: str) -> Precision:
-    """Of one operation in ``dtype``, together with what float64 loses where the expectation is computed."""
-    kernel, reference = precision_of(dtype), precision_of("float64")
-    return Precision(kernel.u + reference.u, kernel.eta + reference.eta)
-
-
-def roundings(terms: float, elements: int) -> float:
-    """How many u of sum|terms| one chain of ``terms`` terms may lose."""
-    if terms <= 1:
-        return 0.0
-    spread = math.sqrt(2 * math.log(2 * terms * max(elements, 1) * CASES_PER_ALARM))
-    return min(terms - 1.0, spread * math.sqrt(terms))
-
-
-def lost(terms: float, elements: int, u: float, blocks: Blocks | None = None) -> float:
-    """What share of sum|terms| a sum of ``terms`` terms may lose, in one chain or in blocks.
-
-    Beside blocks stands what the reference loses, which adds in one chain, and more than `roundings` where all terms
-    are the same: 88 u for 863 times 0.92 in float64.
-    """
-    if blocks is None:
-        return u * roundings(terms, elements)
-    across = roundings(math.ceil(terms / blocks.terms), elements)
-    kernel = u * min(blocks.depth, max(terms - 1.0, 0.0)) + across * (computing_in("float64").u if blocks.wide else u)
-    return kernel + precision_of("float64").u * max(terms - 1.0, 0.0)
-
-
-class Number:
-    """Values and a bound for the error of each."""
-
-    __slots__ = ("error", "precision", "value")
-
-    def __init__(self, value: Error, error: Error, precision: Precision) -> None:
-        self.value, self.error, self.precision = value, error, precision
-
-    @classmethod
-    def exact(cls, value: Error, precision: Precision) -> Number:
-        """An input: without error."""
-        return cls(value, 0.0, precision)
-
-    @classmethod
-    def rounded(cls, value: float, precision: Precision) -> Number:
-        """A scalar worked out in float64 and rounded once."""
-        return cls(value, precision.u * abs(value) + precision.eta, precision)
-
-    def to(self, precision: Precision) -> Number:
-        """Rounded to another precision, in which what follows is computed."""
-        return Number(self.value, self.error, precision)._rounded()
-
-    def _rounded(self, roundings: float = 1.0) -> Number:
-        u, eta = self.precision
-        error = self.error + roundings * (u * (np.abs(self.value) + self.error) + eta)
-        # An infinity or NaN is that, or the kernel is wrong: what follows from it has no error on its account.
-        return Number(self.value, np.where(np.isfinite(self.value), error, 0.0), self.precision)
-
-    def _with(self, other: Number | float) -> tuple[Number, Precision]:
-        if not isinstance(other, Number):
-            other = Number(other, 0.0, self.precision)
-        return other, max(self.precision, other.precision)
-
-    def __add__(self, other: Number | float) -> Number:
-        b, p = self._with(other)
-        return Number(self.value + b.value, self.error + b.error, p)._rounded()
-
-    __radd__ = __add__
-
-    def __neg__(self) -> Number:
-        return Number(-self.value, self.error, self.precision)
-
-    def __sub__(self, other: Number | float) -> Number:
-        return self + (-other)
-
-    def __rsub__(self, other: float) -> Number:
-        return -self + other
-
-    def __mul__(self, other: Number | float) -> Number:
-        b, p = self._with(other)
-        error = np.abs(self.value) * b.error + np.abs(b.value) * self.error + self.error * b.error
-        return Number(self.value * b.value, error, p)._rounded()
-
-    __rmul__ = __mul__
-
-    def __truediv__(self, other: Number | float) -> Number:
-        b, p = self._with(other)
-        quotient, room = self.value / b.value, np.abs(b.value) - b.error
-        error = (self.error + np.abs(quotient) * b.error) / np.where(room > 0, room, np.nan)
-        unsure = (np.asarray(b.error) > 0) & ~(np.asarray(room) > 0)
-        return Number(quotient, np.where(unsure, np.inf, error), p)._rounded()
-
-    def sqrt(self) -> Number:
-        """Correctly rounded, as IEEE 754 demands."""
-        v, e = np.asarray(self.value), np.asarray(self.error)
-        near = e / (2 * np.sqrt(np.maximum(v - e, 0)))
-        return Number(np.sqrt(v), np.where(e < v / 2, near, np.sqrt(np.abs(v) + e)), self.precision)._rounded()
-
-    def within(self, ulps: float) -> Number:
-        """The result of a function that is right to so many units in the last place (each at most 2 u |value|)."""
-        return self._rounded(2 * ulps)
-
-    def exp(self, ulps: float) -> Number:
-        """e**v."""
-        value = np.exp(self.value)
-        return Number(value, value * np.expm1(self.error), self.precision).within(ulps)
-
-    def log(self, ulps: float) -> Number:
-        """The natural logarithm."""
-        ratio = np.asarray(self.error / self.value)
-        error = np.where(ratio < 1, -np.log1p(-np.minimum(ratio, 0.5)) * np.maximum(1, 2 * ratio), np.inf)
-        return Number(np.log(self.value), error, self.precision).within(ulps)
-
-    def power(self, exponent: float, ulps: dict[str, float]) -> Number:
-        """v**exponent as exp(exponent * log(v)); a product of roots is better than that."""
-        return (self.log(ulps["log"]) * Number.rounded(exponent, self.precision)).exp(ulps["exp"])
-
-    def take(self, function: Callable[[np.ndarray], np.ndarray]) -> Number:
-        """The same reshaping or indexing of values and errors."""
-        value = np.asarray(self.value)
-        error = np.broadcast_to(np.asarray(self.error, np.float64), value.shape)
-        return Number(function(value), function(error), self.precision)
-
-    def sum(self, axis: int | tuple[int, ...], blocks: Blocks | None = None, keepdims: bool = False) -> Number:
-        """Along ``axis``, in one chain or in blocks."""
-        total = np.sum(self.value, axis, keepdims=keepdims)
-        axes = (axis,) if isinstance(axis, int) else axis
-        terms = math.prod(np.shape(self.value)[a] for a in axes)
-        errors = np.broadcast_to(self.error, np.shape(self.value))
-        share = lost(terms, total.size, self.precision.u, blocks)
-        magnitude = np.sum(np.abs(self.value) + errors, axis, keepdims=keepdims)
-        error = np.sum(errors, axis, keepdims=keepdims) + share * magnitude
-        return Number(total, np.where(np.isfinite(total), error, 0.0), self.precision)
-
 
 # ---- sums of products -----------------------------------------------------------------------------------------------
 
@@ -314,6 +159,8 @@ def _winograd(call: Call, m: int, r: int) -> dict[str, Error]:
 
 def _conv2d(call: Call) -> dict[str, Error]:
     p = call.problem
+    if p.direction == "forward_pooled":
+        return _pooled(call, p._replace(direction="forward"))
     if call.habits.winograd is not None:
         return _winograd(call, *call.habits.winograd)
     if p.direction == "backward_bias":
@@ -326,6 +173,34 @@ def _conv2d(call: Call) -> dict[str, Error]:
         return _linear(call, k // p.groups * r * s)
     oh, ow = p.grid()
     return _linear(call, p.shapes[0][0] * oh * ow)
+
+
+def _pooled(call: Call, forward: Problem) -> dict[str, Error]:
+    """Of a convolution's output and of its 2x2 windows: the largest value is as wrong as one of the four may be.
+
+    Its index must be right (0), or is open (infinity) where the errors and the rounding to storage allow another one.
+    """
+
+    def reference(inputs: Arrays) -> Arrays:
+        out = np.empty((len(inputs["x"]), len(inputs["w"]), *forward.grid()))
+        conv2d_forward(forward._replace(storage="float64"), inputs["x"], inputs["w"], inputs["b"], out, 1)
+        return {"out": out}
+
+    expected = reference(call.inputs)
+    plain = call._replace(case=call.case._replace(problem=forward), expected=expected, reference=reference)
+    out, (u, eta) = expected["out"], precision_of(forward.storage)
+    error = np.broadcast_to(_conv2d(plain)["out"], out.shape)
+    values, room = windows(np.minimum(out, largest(forward.storage))), windows(error + u * (np.abs(out) + error) + eta)
+    chosen, its = (np.take_along_axis(a, values.argmax(-1)[..., None], -1) for a in (values, room))
+    rivals = (~(values + room < chosen - its)).sum(-1)
+    return {"out": error, "pooled": windows(error).max(-1), "indices": np.where(rivals > 1, np.inf, 0.0)}
+
+
+def windows(a: np.ndarray) -> np.ndarray:
+    """The 2x2 windows of (N, C, H, W): (N, C, H // 2, W // 2, 4)."""
+    high, wide = a.shape[2] // 2, a.shape[3] // 2
+    a = a[:, :, : high * 2, : wide * 2].reshape(*a.shape[:2], high, 2, wide, 2)
+    return a.transpose(0, 1, 2, 4, 3, 5).reshape(*a.shape[:2], high, wide, 4)
 
 
 def _taps(call: Call) -> int:

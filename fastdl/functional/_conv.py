@@ -36,6 +36,8 @@ from ._call import (
 IntOrPair = int | Sequence[int]
 Gradients = tuple[Array | None, Array | None, Array | None]
 
+_BYTES = np.dtype(np.uint8)
+
 
 def conv2d(
     x: ArrayLike,
@@ -94,11 +96,7 @@ def fused_conv2d(
 ) -> Array:
     """:func:`conv2d` with its epilogue: ``relu`` turns results <= 0 into 0 on their way to memory."""
     x, w = two(x, w, "conv2d", "x w")
-    stride = as_pair(stride, "conv2d: stride")
-    pad = as_pads(pad, "conv2d: pad")
-    dilation = as_pair(dilation, "conv2d: dilation")
-    if type(groups) is not int:
-        groups = pair(groups, "conv2d: groups")[0]
+    stride, pad, dilation, groups = _parameters("conv2d", stride, pad, dilation, groups)
     if b is None and relu:
         b = np.zeros(w.shape[:1], x.dtype)
     has_bias, choice = b is not None, backend.current()
@@ -118,6 +116,60 @@ def fused_conv2d(
     out = wanted.empty() if out is None else output(out, wanted, "conv2d", (x, w, b))
     kernel(problem, x, w, b, out, backend.get_num_threads())
     return out
+
+
+class _PooledPlan(NamedTuple):
+    """One call of a convolution with its ReLU and pooling, and what it writes."""
+
+    problem: Problem
+    kernel: Callable[..., None]
+    out: Layout
+    pooled: Layout
+    indices: Layout
+
+
+def fused_conv2d_pool(
+    x: Any, w: Any, b: Any, stride: Any, pad: Any, dilation: Any, groups: Any, keep: bool
+) -> tuple[Array | None, Array, Array | None] | None:
+    """A convolution, its ReLU, and max pooling by 2x2 windows with stride 2, in one pass.
+
+    Returns what the ReLU and the pooling return on their own, with its indices, the same bits; the first and the last
+    are None without ``keep``. Returns None, and has done nothing, where the convolution does not run on kernels with
+    that pass (Winograd's), or where there is no window.
+    """
+    x, w = two(x, w, "conv2d", "x w")
+    stride, pad, dilation, groups = _parameters("conv2d", stride, pad, dilation, groups)
+    if b is None:
+        b = np.zeros(w.shape[:1], x.dtype)
+    choice = backend.current()
+    key = ("conv2d pooled", x.shape, x.strides, x.dtype, w.shape, w.strides, stride, pad, dilation, groups, choice)
+    found: _PooledPlan | str | None = plans.get(key)
+    if found is None:
+        fields, shape = _geometry("conv2d", x.shape, w.shape, stride, pad, dilation, groups)
+        orders = (memory_order(x), memory_order(w))
+        problem = Problem("conv2d", "forward", (x.shape, w.shape), x.dtype.name, orders, epilogue="bias_relu", **fields)
+        if min(shape[2:]) < 2 or not backend.row(problem, choice).is_winograd:
+            found = remember(key, "separate passes")
+        else:
+            problem = problem._replace(direction="forward_pooled")
+            windows = (*shape[:2], shape[2] // 2, shape[3] // 2)
+            outs = layout(shape, x.dtype, "nhwc"), layout(windows, x.dtype, "nhwc"), layout(windows, _BYTES, "nhwc")
+            found = remember(key, _PooledPlan(problem, backend.kernel(problem, choice), *outs))
+    if isinstance(found, str):
+        return None
+    b = vector(b, w.shape[0], x.dtype, "conv2d: b")
+    out = found.out.empty() if keep else None
+    pooled = found.pooled.empty()
+    indices = found.indices.empty() if keep else None
+    found.kernel(found.problem, x, w, b, out, pooled, indices, backend.get_num_threads())
+    return out, pooled, indices
+
+
+def _parameters(op: str, stride: Any, pad: Any, dilation: Any, groups: Any) -> tuple[Any, Any, Any, int]:
+    """The geometry as a part of a key."""
+    if type(groups) is not int:
+        groups = pair(groups, f"{op}: groups")[0]
+    return as_pair(stride, f"{op}: stride"), as_pads(pad, f"{op}: pad"), as_pair(dilation, f"{op}: dilation"), groups
 
 
 def _geometry(
@@ -199,11 +251,7 @@ def fused_conv2d_backward(
     x, w = two(x, w, op, "x w")
     dtype = x.dtype
     dout = one(dout, op, "dout", dtype)
-    stride = as_pair(stride, f"{op}: stride")
-    pad = as_pads(pad, f"{op}: pad")
-    dilation = as_pair(dilation, f"{op}: dilation")
-    if type(groups) is not int:
-        groups = pair(groups, f"{op}: groups")[0]
+    stride, pad, dilation, groups = _parameters(op, stride, pad, dilation, groups)
     if type(need) is not tuple:
         need = tuple(need)
     choice = backend.current()

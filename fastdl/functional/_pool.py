@@ -32,7 +32,7 @@ from ._call import (
 IntOrPair = int | Sequence[int]
 
 
-def _normal(op: str, size: Any, stride: Any, pad: Any, dilation: Any = 1) -> tuple[Any, Any, Any, Any]:
+def parameters(op: str, size: Any, stride: Any, pad: Any, dilation: Any = 1) -> tuple[Any, Any, Any, Any]:
     """The geometry as a part of a key."""
     size = as_pair(size, f"{op}: size")
     stride = size if stride is None else as_pair(stride, f"{op}: stride")
@@ -123,7 +123,7 @@ def max_pool2d(
     """
     op = "max_pool2d"
     x = one(x, op)
-    geometry = _normal(op, size, stride, pad, dilation)
+    geometry = parameters(op, size, stride, pad, dilation)
     ceil_mode, choice = bool(ceil_mode), backend.current()
     key = (op, x.shape, x.strides, x.dtype, geometry, ceil_mode, choice)
     found = plans.get(key)
@@ -204,7 +204,7 @@ def fused_max_pool2d_backward(
     shape, dtype = _image(x, op, dout.dtype)
     dout = to_dtype(dout, dtype)
     indices = as_array(indices, f"{op}: indices")
-    geometry = _normal(op, size, stride, pad, dilation)
+    geometry = parameters(op, size, stride, pad, dilation)
     ceil_mode, choice = bool(ceil_mode), backend.current()
     relu = out is not None
     key = (op, dout.shape, dout.strides, shape, dtype, indices.shape, indices.dtype, geometry, ceil_mode, relu, choice)
@@ -249,7 +249,7 @@ def avg_pool2d(
     """
     op = "avg_pool2d"
     x = one(x, op)
-    geometry = _normal(op, size, stride, pad)
+    geometry = parameters(op, size, stride, pad)
     ceil_mode, include, choice = bool(ceil_mode), bool(count_include_pad), backend.current()
     key = (op, x.shape, x.strides, x.dtype, geometry, ceil_mode, include, choice)
     found = plans.get(key)
@@ -282,7 +282,7 @@ def avg_pool2d_backward(
     dout = one(dout, op, "dout")
     shape, dtype = _image(x, op, dout.dtype)
     dout = to_dtype(dout, dtype)
-    geometry = _normal(op, size, stride, pad)
+    geometry = parameters(op, size, stride, pad)
     ceil_mode, include, choice = bool(ceil_mode), bool(count_include_pad), backend.current()
     key = (op, dout.shape, dout.strides, shape, dtype, geometry, ceil_mode, include, choice)
     found = plans.get(key)

@@ -62,6 +62,14 @@ class Convolution(Layer):
         self.x = None if backend.is_inference() else x
         return out
 
+    def _forward_pooled(self, x: np.ndarray) -> tuple[np.ndarray | None, np.ndarray, np.ndarray | None] | None:
+        """Outputs of the ReLU and the 2x2 pooling that follow, and the indices; None where they are separate passes."""
+        keep = not backend.is_inference()
+        found = _conv.fused_conv2d_pool(x, self.W, self.b, self.stride, self.pad, self.dilation, self.groups, keep)
+        if found is not None:
+            self.x = x if keep else None
+        return found
+
     def backward(self, dout: np.ndarray, *, need_dx: bool = True) -> np.ndarray | None:
         """(N, FN, OH, OW) -> the gradient by x, (N, C, H, W); None with ``need_dx=False``, which saves its cost."""
         return self._backward(dout, need_dx, relu=False)

@@ -53,13 +53,12 @@ class Pooling(Layer):
     def _forward(self, x: np.ndarray, keep: bool) -> np.ndarray:
         """``forward``; ``keep`` holds on to the output, in which ``_backward`` finds the mask of a ReLU before it."""
         size = self.pool_h, self.pool_w
-        self._out = None
         if backend.is_inference():
-            self.x = self.indices = None
+            self._keep(None, None, None)
             return F.max_pool2d(
                 x, size, stride=self.stride, pad=self.pad, dilation=self.dilation, ceil_mode=self.ceil_mode
             )
-        out, self.indices = F.max_pool2d(
+        out, indices = F.max_pool2d(
             x,
             size,
             stride=self.stride,
@@ -68,9 +67,19 @@ class Pooling(Layer):
             ceil_mode=self.ceil_mode,
             return_indices=True,
         )
-        self.x = x
-        self._out = out if keep else None
+        self._keep(x, indices, out if keep else None)
         return out
+
+    def _keep(self, x: np.ndarray | None, indices: np.ndarray | None, out: np.ndarray | None) -> None:
+        self.x, self.indices, self._out = x, indices, out
+
+    def _halves(self) -> bool:
+        """Whether the windows are 2x2, side by side, from the corner on, with none beyond the border."""
+        size, stride, pad, dilation = _pool.parameters(
+            "max_pool2d", (self.pool_h, self.pool_w), self.stride, self.pad, self.dilation
+        )
+        plain = size == (2, 2) and stride in (2, (2, 2)) and pad in (0, (0, 0, 0, 0)) and dilation in (1, (1, 1))
+        return plain and not self.ceil_mode
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
         """(N, C, OH, OW) -> (N, C, H, W): each value goes to the element that won its window."""

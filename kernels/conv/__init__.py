@@ -10,6 +10,9 @@ backward_bias, which has (dout,); ``Problem.orders`` are those of the inputs: (x
 
 * ``conv2d_forward(problem, x, w, b, out, threads)``: ``epilogue`` is ``"none"`` (b is None, f the identity), ``"bias"``
   or ``"bias_relu"`` (f(v) = 0 where v <= 0, else v: NaN passes).
+* ``conv2d_forward_pooled(problem, x, w, b, out, pooled, indices, threads)``: ``epilogue`` is ``"bias_relu"``; out as
+  above, or None, and what max pooling (see ``pool``) of out, rounded to storage, by 2x2 windows with stride 2 gives:
+  ``pooled`` (N, K, OH // 2, OW // 2), and ``indices``, uint8 of the same shape, or None. OH and OW are at least 2.
 * ``conv2d_backward_input(problem, dout, w, y, dx, threads)``: the gradient of sum(out * dout) by x, as a gather::
 
     dx[n, c, y, x] = sum_{k, r, s} w[k, c, r, s] * dout[n, k, i, j]   over the i, j that read position y, x at tap r, s

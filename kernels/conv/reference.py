@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from ..gemm.reference import epilogue
+from ..pool.reference import max_pool2d_forward
 from ..problem import Problem
 
 
@@ -47,6 +48,26 @@ def conv2d_forward(
             product = np.tensordot(w[ks, :, r, s], padded[:, cs, rows, columns], (1, 1))
             total[:, ks] += product.transpose(1, 0, 2, 3)
     out[...] = epilogue(total, b, problem.epilogue, axis=1)
+
+
+def conv2d_forward_pooled(
+    problem: Problem,
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray,
+    out: np.ndarray | None,
+    pooled: np.ndarray,
+    indices: np.ndarray | None,
+    threads: int,
+) -> None:
+    """out = relu(correlation of x with w, + b); pooled, indices = the largest of its 2x2 windows."""
+    if out is None:
+        out = np.empty((*pooled.shape[:2], *problem.grid()), pooled.dtype)
+    conv2d_forward(problem, x, w, b, out, threads)
+    windows = Problem(
+        "max_pool2d", "forward", (out.shape,), problem.storage, stride=(2, 2), attrs=(("kernel", (2, 2)),)
+    )
+    max_pool2d_forward(windows, out, pooled, indices, threads)
 
 
 def conv2d_backward_input(

@@ -1,7 +1,7 @@
 /* One register of channels: loaded from any storage dtype and stored to it, and indices of the same lanes. */
 #ifndef FASTDL_POOL_VECTORS_H
 #define FASTDL_POOL_VECTORS_H
-#include "simd.h"
+#include "bytes.h"
 
 static inline fd_v_f32 pool_load_f32(const float *from) { return *(const fd_v_f32 *)from; }
 static inline void pool_store_f32(float *to, fd_v_f32 v) { *(fd_v_f32 *)to = v; }
@@ -10,7 +10,8 @@ static inline void pool_store_f64(double *to, fd_v_f64 v) { *(fd_v_f64 *)to = v;
 
 /* The half formats, as the functions of the same names in simd.h but on one register: loops of a fixed few steps over
  * memory do not become vector code (bfloat16 pooling took three times as long with them). */
-typedef int32_t pool_i_f32 __attribute__((vector_size(FD_VECTOR_BYTES)));
+typedef fd_i_f32 pool_i_f32;
+typedef fd_i_f64 pool_i_f64;
 typedef uint32_t pool_u_f32 __attribute__((vector_size(FD_VECTOR_BYTES)));
 typedef uint16_t pool_u16_f32 __attribute__((vector_size(2 * FD_LANES_f32), aligned(2), may_alias));
 
@@ -50,70 +51,17 @@ static inline void pool_store_f16(uint16_t *to, fd_v_f32 v) {
 }
 #endif
 
-/* Tap numbers, as wide as the values that they belong to, so that comparisons of values select them without conversion;
- * uint8 or int32 in memory. GCC 12 takes conversions between 8 and 32 bits apart into single bytes (max_pool2d_backward
- * ran at half its speed), hence the instructions. */
-typedef int64_t pool_i_f64 __attribute__((vector_size(FD_VECTOR_BYTES)));
+/* Tap numbers: uint8 or int32 in memory, as wide as the values in registers. */
 typedef int32_t pool_i32_f32 __attribute__((vector_size(4 * FD_LANES_f32), aligned(4), may_alias));
 typedef int32_t pool_i32_f64 __attribute__((vector_size(4 * FD_LANES_f64), aligned(4), may_alias));
 
-#if FD_VECTOR_BYTES == 64
-static inline pool_i_f32 pool_load_u8_f32(const char *from) {
-    return (pool_i_f32)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i *)from));
-}
-static inline pool_i_f64 pool_load_u8_f64(const char *from) {
-    return (pool_i_f64)_mm512_cvtepu8_epi64(_mm_loadl_epi64((const __m128i *)from));
-}
-static inline void pool_store_u8_f32(char *to, pool_i_f32 v) {
-    _mm_storeu_si128((__m128i *)to, _mm512_cvtepi32_epi8((__m512i)v));
-}
-static inline void pool_store_u8_f64(char *to, pool_i_f64 v) {
-    _mm_storel_epi64((__m128i *)to, _mm512_cvtepi64_epi8((__m512i)v));
-}
-#elif FD_VECTOR_BYTES == 32
-static inline pool_i_f32 pool_load_u8_f32(const char *from) {
-    return (pool_i_f32)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)from));
-}
-static inline pool_i_f64 pool_load_u8_f64(const char *from) {
-    int four;
-    memcpy(&four, from, 4);
-    return (pool_i_f64)_mm256_cvtepu8_epi64(_mm_cvtsi32_si128(four));
-}
-static inline void pool_store_u8_f32(char *to, pool_i_f32 v) {
-    const __m256i i = (__m256i)v;
-    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(i), _mm256_extracti128_si256(i, 1));
-    _mm_storel_epi64((__m128i *)to, _mm_packus_epi16(words, words));
-}
-static inline void pool_store_u8_f64(char *to, pool_i_f64 v) {
-    const __m256i low = _mm256_permutevar8x32_epi32((__m256i)v, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
-    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(low), _mm256_castsi256_si128(low));
-    const int four = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
-    memcpy(to, &four, 4);
-}
-#else
-static inline pool_i_f32 pool_load_u8_f32(const char *from) {
-    const uint8_t *u = (const uint8_t *)from;
-    return (pool_i_f32){u[0], u[1], u[2], u[3]};
-}
-static inline pool_i_f64 pool_load_u8_f64(const char *from) {
-    const uint8_t *u = (const uint8_t *)from;
-    return (pool_i_f64){u[0], u[1]};
-}
-static inline void pool_store_u8_f32(char *to, pool_i_f32 v) {
-    for (int i = 0; i < 4; i++) to[i] = (char)v[i];
-}
-static inline void pool_store_u8_f64(char *to, pool_i_f64 v) {
-    for (int i = 0; i < 2; i++) to[i] = (char)v[i];
-}
-#endif
-
 #define POOL_INDEX(SFX)                                                                           \
     static inline pool_i_##SFX pool_load_index_##SFX(int type, const char *from) {                \
-        if (type == FD_U8) return pool_load_u8_##SFX(from);                                       \
+        if (type == FD_U8) return fd_load_bytes_##SFX(from);                                      \
         return __builtin_convertvector(*(const pool_i32_##SFX *)from, pool_i_##SFX);              \
     }                                                                                             \
     static inline void pool_store_index_##SFX(int type, char *to, pool_i_##SFX v) {               \
-        if (type == FD_U8) pool_store_u8_##SFX(to, v);                                            \
+        if (type == FD_U8) fd_store_bytes_##SFX(to, v);                                           \
         else *(pool_i32_##SFX *)to = __builtin_convertvector(v, pool_i32_##SFX);                  \
     }
 POOL_INDEX(f32)

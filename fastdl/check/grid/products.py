@@ -67,8 +67,19 @@ def conv_axes(direction: str) -> AxisValues:
     """The axes of conv2d."""
     if direction == "backward_bias":
         return {"values": SUM_VALUES, "size": SIZES, "channels": EDGES, "bias": ("storage", "compute"), **ORDER_AXIS}
-    epilogues = {"epilogue": ("none", "bias", "bias_relu"), "bias": ("storage", "compute")}
-    return {
+    bias = {"bias": ("storage", "compute")}
+    own: dict[str, AxisValues] = {
+        "forward": {"epilogue": ("none", "bias", "bias_relu"), **bias},
+        "forward_pooled": {
+            "kernel": ("3x3", "5x5"),
+            "epilogue": ("bias_relu",),
+            **bias,
+            "out": ("yes", "no"),
+            "indices": ("yes", "no"),
+        },
+        "backward_input": {"epilogue": ("none", "relu_mask")},
+    }
+    axes = {
         "values": SUM_VALUES,
         "size": SIZES,
         # input x output channels of one group
@@ -79,11 +90,13 @@ def conv_axes(direction: str) -> AxisValues:
         "dilation": DILATIONS,
         # groups; "depth": one channel in each; "depth2": and two that come out of it
         "groups": ("1", "2", "3", "depth", "depth2"),
-        **(epilogues if direction == "forward" else {}),
-        **({"epilogue": ("none", "relu_mask")} if direction == "backward_input" else {}),
+        **own.get(direction, {}),
         "w_order": ORDERS if direction != "backward_weight" else OUT_ORDERS,
         **ORDER_AXIS,
     }
+    if direction == "forward_pooled":  # its rows take no others
+        del axes["stride"], axes["dilation"]
+    return axes
 
 
 def conv(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
@@ -108,9 +121,9 @@ def conv(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
         c, k = c * groups, k * groups
     kernel, stride, pads, dilation = (
         pair_of(a["kernel"]),
-        pair_of(a["stride"]),
+        pair_of(a.get("stride", "1x1")),
         pads_of(a["pads"]),
-        pair_of(a["dilation"]),
+        pair_of(a.get("dilation", "1x1")),
     )
     oh, ow = window_grid((h, w), kernel, stride, pads, dilation)
     x, weight, out = (n, c, h, w), (k, c // groups, *kernel), (n, k, oh, ow)
@@ -129,6 +142,21 @@ def conv(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
             make.input("w", weight, right, a["w_order"]),
             _bias(make, a, k),
             make.output("out", out, a["out_order"]),
+        )
+    elif direction == "forward_pooled":
+        if min(oh, ow) < 2 or kernel not in ((3, 3), (5, 5)):
+            return None
+        left, right = make.products(c // groups * taps + 1, values)
+        if values == "special":
+            left, right = "rare:1", "normal:1"
+        windows = (n, k, oh // 2, ow // 2)
+        arguments = (
+            make.input("x", x, left, a["order"]),
+            make.input("w", weight, right, a["w_order"]),
+            _bias(make, a, k),
+            make.output("out", out, a["out_order"]) if a["out"] == "yes" else None,
+            make.output("pooled", windows, make.rng.choice(OUT_ORDERS)),
+            make.output("indices", windows, make.rng.choice(OUT_ORDERS), "uint8") if a["indices"] == "yes" else None,
         )
     elif direction == "backward_input":
         left, right = make.products(k // groups * taps, values)
@@ -151,5 +179,10 @@ def conv(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
             make.input("x", x, right, a["out_order"]),
             make.output("w", weight, a["w_order"]),
         )
-    listed = {"forward": ("x", "w"), "backward_input": ("dout", "w"), "backward_weight": ("dout", "x")}
+    listed = {
+        "forward": ("x", "w"),
+        "forward_pooled": ("x", "w"),
+        "backward_input": ("dout", "w"),
+        "backward_weight": ("dout", "x"),
+    }
     return p, arguments, listed[direction]

@@ -10,6 +10,8 @@ cdef extern from "winograd_call.h":
         fd_tensor weight
         fd_tensor out
         const fd_tensor *mask
+        const fd_tensor *pooled
+        const fd_tensor *indices
         int relu
         int flip
         int variant
@@ -49,7 +51,7 @@ cdef int _start(winograd_call *g, int variant, problem, source, weight, out) exc
     g.m, g.r = VARIANTS[variant]
     g.n = g.m + g.r - 1
     g.top, g.left = problem.pads[0], problem.pads[2]
-    g.mask = NULL
+    g.mask = g.pooled = g.indices = NULL
     g.relu = problem.epilogue == "bias_relu"
     g.flip = problem.direction == "backward_input"
     g.batch, g.groups = g.source.shape[0], problem.groups
@@ -74,6 +76,22 @@ cdef int _forward(int variant, problem, x, w, b, out, int threads) except -1:
     bias_or_null = optional(b, &bias)
     with nogil:
         status = winograd_gather_start(&g, bias_or_null, threads)
+    return finish(status)
+
+
+cdef int _forward_pooled(int variant, problem, x, w, b, out, pooled, indices, int threads) except -1:
+    cdef winograd_call g
+    cdef fd_tensor bias, largest, taps
+    cdef int status
+    _start(&g, variant, problem, x, w, pooled if out is None else out)
+    if out is None:
+        g.out.data = NULL
+        g.out.shape[2], g.out.shape[3] = problem.grid()
+    g.pooled = optional(pooled, &largest)
+    g.indices = optional(indices, &taps)
+    fd_tensor_of(b, &bias)
+    with nogil:
+        status = winograd_gather_start(&g, &bias, threads)
     return finish(status)
 
 
@@ -110,6 +128,21 @@ def conv2d_forward_2x2_3x3(problem, x, w, b, out, int threads):
 def conv2d_forward_2x2_5x5(problem, x, w, b, out, int threads):
     """out = f(correlation of x with w, + b) by F(2x2, 5x5)."""
     _forward(2, problem, x, w, b, out, threads)
+
+
+def conv2d_forward_pooled_4x4_3x3(problem, x, w, b, out, pooled, indices, int threads):
+    """out = relu(correlation of x with w, + b) by F(4x4, 3x3), and the largest of its 2x2 windows."""
+    _forward_pooled(0, problem, x, w, b, out, pooled, indices, threads)
+
+
+def conv2d_forward_pooled_2x2_3x3(problem, x, w, b, out, pooled, indices, int threads):
+    """out = relu(correlation of x with w, + b) by F(2x2, 3x3), and the largest of its 2x2 windows."""
+    _forward_pooled(1, problem, x, w, b, out, pooled, indices, threads)
+
+
+def conv2d_forward_pooled_2x2_5x5(problem, x, w, b, out, pooled, indices, int threads):
+    """out = relu(correlation of x with w, + b) by F(2x2, 5x5), and the largest of its 2x2 windows."""
+    _forward_pooled(2, problem, x, w, b, out, pooled, indices, threads)
 
 
 def conv2d_backward_input_4x4_3x3(problem, dout, w, y, dx, int threads):

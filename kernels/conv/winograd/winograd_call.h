@@ -10,6 +10,7 @@
 typedef struct {
     fd_tensor source, weight, out; /* as in the other convolutions; backward_weight: x, dw, dout */
     const fd_tensor *mask;         /* like out, or NULL */
+    const fd_tensor *pooled, *indices; /* largest of each 2x2 window of out and its tap, or NULL; then out.data may be */
     const void *bias;              /* contiguous, compute dtype, or NULL */
     int relu, flip, variant;       /* flip: the filter is read backwards (backward_input) */
     ptrdiff_t m, r, n, top, left;  /* tile (i, j) reads n x n source positions from (i * m - top, j * m - left) */

@@ -135,6 +135,30 @@ static int FD_CAT(winograd_filter_task, SFX)(void *context, ptrdiff_t index) {
     return FD_OK;
 }
 
+/* Where window (oh, ow) of channel k of an image lies. */
+static inline char *FD_CAT(winograd_window, SFX)(const fd_tensor *t, ptrdiff_t image, ptrdiff_t k, ptrdiff_t oh,
+                                                 ptrdiff_t ow) {
+    return t->data + image * t->stride[0] + k * t->stride[1] + oh * t->stride[2] + ow * t->stride[3];
+}
+
+/* The 2x2 windows of a finished tile of `high` rows and `wide` columns at (i, j). */
+static void FD_CAT(winograd_pool, SFX)(const winograd_call *g, const T *tile, ptrdiff_t image, ptrdiff_t k, ptrdiff_t n,
+                                       ptrdiff_t i, ptrdiff_t j, ptrdiff_t high, ptrdiff_t wide) {
+    for (ptrdiff_t r = 0; r + 1 < high; r += 2)
+        for (ptrdiff_t s = 0; s + 1 < wide; s += 2) {
+            const FD_CAT(fd_v, SFX) *at = (const FD_CAT(fd_v, SFX) *)(tile + (r * g->m + s) * LANES);
+            FD_CAT(fd_v, SFX) best = at[0];
+            FD_CAT(fd_i, SFX) index = {0};
+            for (int tap = 1; tap < 4; tap++) WINOGRAD_LARGER(SFX, best, index, at[tap / 2 * g->m + tap % 2], tap)
+            FD_CAT(fd_write, SFX)(g->pooled->type, (const T *)&best,
+                                  FD_CAT(winograd_window, SFX)(g->pooled, image, k, (i + r) / 2, (j + s) / 2),
+                                  g->pooled->stride[1], n);
+            if (!g->indices) continue;
+            char *to = FD_CAT(winograd_window, SFX)(g->indices, image, k, (i + r) / 2, (j + s) / 2);
+            for (ptrdiff_t l = 0; l < n; l++) to[l * g->indices->stride[1]] = (char)index[l];
+        }
+}
+
 /* Result tile t, output channels k0..k0+LANES-1 of a group, from M. */
 static void FD_CAT(winograd_store, SFX)(const winograd_call *g, ptrdiff_t t, ptrdiff_t group, ptrdiff_t k0, const T *from,
                                         ptrdiff_t point) {
@@ -146,28 +170,45 @@ static void FD_CAT(winograd_store, SFX)(const winograd_call *g, ptrdiff_t t, ptr
     const T *bias = g->bias ? (const T *)g->bias + k : NULL;
     const int mode = mask ? WINOGRAD_RELU_MASK : !bias ? WINOGRAD_NONE : g->relu ? WINOGRAD_BIAS_RELU : WINOGRAD_BIAS;
     const int type = sizeof(T) == 8 ? FD_F64 : FD_F32;
-    char *to = out->data + image * out->stride[0] + k * out->stride[1] + i * out->stride[2] + j * out->stride[3];
+    char *to = out->data ? out->data + image * out->stride[0] + k * out->stride[1] + i * out->stride[2] +
+                               j * out->stride[3] : NULL;
     const char *y = mask ? mask->data + image * mask->stride[0] + k * mask->stride[1] + i * mask->stride[2] +
                                j * mask->stride[3] : NULL;
-    if (n == LANES && out->type == type && out->stride[1] == (ptrdiff_t)sizeof(T) &&
-        (!mask || (mask->type == type && mask->stride[1] == (ptrdiff_t)sizeof(T)))) {
+    const int plain = n == LANES && out->type == type && (!to || out->stride[1] == (ptrdiff_t)sizeof(T));
+    if (plain && g->pooled && g->pooled->stride[1] == (ptrdiff_t)sizeof(T) && (!g->indices || g->indices->stride[1] == 1)) {
+        const fd_tensor *p = g->pooled, *x = g->indices;
+        f->pooled(from, point, to, out->stride[2], out->stride[3], high, wide, bias,
+                  FD_CAT(winograd_window, SFX)(p, image, k, i / 2, j / 2), p->stride[2], p->stride[3],
+                  x ? FD_CAT(winograd_window, SFX)(x, image, k, i / 2, j / 2) : NULL, x ? x->stride[2] : 0,
+                  x ? x->stride[3] : 0);
+        return;
+    }
+    if (plain && !g->pooled && (!mask || (mask->type == type && mask->stride[1] == (ptrdiff_t)sizeof(T)))) {
         f->output[mode](from, point, to, out->stride[2], out->stride[3], high, wide, bias, y, mask ? mask->stride[2] : 0,
                         mask ? mask->stride[3] : 0);
         return;
     }
     T tile[4 * 4 * LANES];
-    f->output[WINOGRAD_NONE](from, point, (char *)tile, g->m * LANES * (ptrdiff_t)sizeof(T), LANES * (ptrdiff_t)sizeof(T),
-                             g->m, g->m, NULL, NULL, 0, 0);
+    const int whole = n == LANES && !mask, rounds = g->pooled && out->type != type;
+    f->output[whole ? mode : WINOGRAD_NONE](from, point, (char *)tile, g->m * LANES * (ptrdiff_t)sizeof(T),
+                                            LANES * (ptrdiff_t)sizeof(T), g->m, g->m, whole ? bias : NULL, NULL, 0, 0);
     for (ptrdiff_t r = 0; r < high; r++)
         for (ptrdiff_t s = 0; s < wide; s++) {
             T *value = tile + (r * g->m + s) * LANES;
-            FD_CAT(fd_epilogue, SFX)(value, bias, g->relu, n);
+            if (!whole) FD_CAT(fd_epilogue, SFX)(value, bias, g->relu, n);
             if (y) FD_CAT(fd_relu_mask, SFX)(value, mask->type, y + r * mask->stride[2] + s * mask->stride[3],
                                              mask->stride[1], n);
+            if (rounds) { /* the pooling compares what is stored */
+                double stored[LANES]; /* of any dtype */
+                FD_CAT(fd_write_vector, SFX)(out->type, value, (char *)stored);
+                FD_CAT(fd_read_vector, SFX)(out->type, (const char *)stored, value);
+            }
+            if (!to) continue;
             char *at = to + r * out->stride[2] + s * out->stride[3];
             if (n == LANES && out->stride[1] == out->itemsize) FD_CAT(fd_write_vector, SFX)(out->type, value, at);
             else FD_CAT(fd_write, SFX)(out->type, value, at, out->stride[1], n);
         }
+    if (g->pooled) FD_CAT(winograd_pool, SFX)(g, tile, image, k, n, i, j, high, wide);
 }
 
 /* One block of tiles of one group. */
