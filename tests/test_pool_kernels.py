@@ -61,6 +61,12 @@ GEOMETRIES = [
     Geometry((5, 9), (2, 4), (1, 3), (0, 3, 2, 0), ceil_mode=True),
     Geometry((4, 3), (2, 3), (1, 2), (5, 3, 4, 6)),  # windows wholly in the padding on every side
     Geometry((9, 7), (2, 1), (4, 3), (1, 2, 0, 2)),  # elements that no window covers
+    Geometry((9, 13), (3, 3), (2, 2)),
+    Geometry((8, 10), (3, 3), (2, 2), (0, 1, 1, 0), ceil_mode=True),
+    Geometry((7, 6), (3, 3), (2, 2), (7, 4, 5, 8)),  # the same wholly in the padding
+    Geometry((6, 7), (3, 3), (1, 1), (4, 3, 5, 2)),
+    Geometry((2, 1), (3, 3), (2, 2), (1, 2, 1, 1)),  # no window wholly on the image
+    Geometry((9, 8), (3, 3), (2, 1), (1, 0, 1, 1)),
     Geometry((8, 9), (3, 3), (2, 2), (2, 1, 0, 3), (2, 2)),  # steps of windows and taps have a common divisor
     Geometry((11, 10), (3, 2), (2, 3), (1, 2, 3, 4), (3, 2)),
     Geometry((13, 12), (2, 3), (6, 2), (0, 4, 2, 1), (4, 3), True),
@@ -333,7 +339,7 @@ def test_max_pooling_equals_the_reference(isa, dtype, g):
 def test_average_pooling_equals_the_reference(isa, dtype, g):
     terms = g.kernel[0] * g.kernel[1]
     for include_pad in (False, True):
-        for channels, layout in ((3, layouts.contiguous), (19, layouts.channels_last), (18, layouts.contiguous)):
+        for channels, layout in ((3, layouts.contiguous), (141, layouts.channels_last), (18, layouts.contiguous)):
             for kind in ("integers", "normal"):
                 x, dout, wide, wide_dout = case(g, kind, DTYPES[dtype], channels)
                 out, dx = avg_pool(("cython", isa), g, x, dout, include_pad, layout)
@@ -374,9 +380,10 @@ def test_global_mean_equals_the_reference(isa, dtype, size):
 
 @compiled
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_global_mean_has_the_same_bits_in_every_layout_and_level(dtype):
-    x = values("normal", (2, 33, 13, 29), DTYPES[dtype])
-    dout = values("normal", (2, 33, 1, 1), DTYPES[dtype], 1)
+@pytest.mark.parametrize("channels", [33, 285])
+def test_global_mean_has_the_same_bits_in_every_layout_and_level(dtype, channels):
+    x = values("normal", (2, channels, 13, 29), DTYPES[dtype])
+    dout = values("normal", (2, channels, 1, 1), DTYPES[dtype], 1)
     first = global_avg_pool(("cython", LEVELS[0]), x, dout)
     for isa in LEVELS:
         for layout in LAYOUTS:

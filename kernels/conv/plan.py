@@ -85,8 +85,8 @@ def macs(problem: Problem) -> float:
 
 
 def cost(problem: Problem, isa: str) -> float:
-    """Rough nanoseconds of one thread: the products, the copy of each gathered element (0.15 ns), and the weight,
-    packed (0.5 ns each) or written tap by tap (4 ns)."""
+    """Rough nanoseconds of one thread: the products, the copy of each gathered element (0.15 ns), the elements of out
+    or dout (0.05 ns), and the weight, packed (0.5 ns each) or written tap by tap (4 ns)."""
     if problem.direction == "backward_bias":
         return 0.0
     k, c, *taps = problem.shapes[1]
@@ -96,7 +96,11 @@ def cost(problem: Problem, isa: str) -> float:
     nr = panel_width(isa, problem.compute, produced)
     wasted = -(-produced // nr) * nr / max(produced, 1)
     every = macs(problem)
-    return every * wasted / macs_per_ns(isa, problem.compute) + 0.15 * every / max(produced, 1) + weights
+    n, c, h, w = problem.shapes[0]
+    oh, ow = problem.grid()
+    elements = n * c * h * w if problem.direction == "backward_input" else n * problem.shapes[1][0] * oh * ow
+    copies = 0.15 * every / max(produced, 1) + 0.05 * elements
+    return every * wasted / macs_per_ns(isa, problem.compute) + copies + weights
 
 
 def workspace(problem: Problem, isa: str, threads: int) -> int:

@@ -1,4 +1,4 @@
-"""Compiled pooling; the contract is the folder's docstring, the loops are in max_pool.h, avg_pool.h and lines.h."""
+"""Compiled pooling; the contract is the folder's docstring, the loops are in max_pool*.h, avg_pool.h and lines.h."""
 
 include "kernel.pxi"
 

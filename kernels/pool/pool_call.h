@@ -8,7 +8,7 @@
 
 #define POOL_LINES 256 /* elements of a block of lines: its buffers stay in L1 */
 #define POOL_BLOCK 128 /* pixels in one block of a global mean */
-#define POOL_GROUP 4   /* registers of channels whose global means one task makes: they share cache lines */
+#define POOL_GROUP 16  /* registers of channels whose global means are made together: a run of memory in each pixel */
 
 #define T float
 #define SFX f32
@@ -17,16 +17,19 @@
 #define S float
 #define STO f32
 #include "max_pool.h"
+#include "max_pool_3x3.h"
 #include "avg_pool.h"
 #undef S
 #undef STO
 #define S uint16_t
 #define STO f16
 #include "max_pool.h"
+#include "max_pool_3x3.h"
 #include "avg_pool.h"
 #undef STO
 #define STO bf16
 #include "max_pool.h"
+#include "max_pool_3x3.h"
 #include "avg_pool.h"
 #undef S
 #undef STO
@@ -40,6 +43,7 @@
 #define S double
 #define STO f64
 #include "max_pool.h"
+#include "max_pool_3x3.h"
 #include "avg_pool.h"
 #undef S
 #undef STO
@@ -71,19 +75,21 @@ static int pool_task(void *context, ptrdiff_t task) {
     return FD_OK;
 }
 
-/* `rows` rows an image, each of about `ns` nanoseconds on one thread; a task takes at least 10 us. */
+/* `rows` rows an image, each of about `ns` nanoseconds on one thread. A task takes at least 4 us, and up to 100 where
+ * there are many: the rows that overlapping windows share are in its thread's cache. */
 static int pool_run(pool_call *p, pool_row row, ptrdiff_t rows, double ns, int threads) {
     const double total = (double)rows * (double)p->image.shape[0];
     if (p->image.shape[0] == 0 || p->image.shape[1] == 0 || rows == 0) return FD_OK;
     p->row = row;
     p->rows = rows;
-    p->rows_per_task = 1 + (ptrdiff_t)(10000 / (ns + 1));
+    const double task = total * ns / 64;
+    p->rows_per_task = 1 + (ptrdiff_t)((task < 4000 ? 4000 : task > 100000 ? 100000 : task) / (ns + 1));
     return rt->parallel_for(pool_task, p, fd_ceil_div(rows * p->image.shape[0], p->rows_per_task), threads, ns * total);
 }
 
-/* Nanoseconds for `taps` taps of one row: about 0.1 a tap in registers, 1 in lines, and 5 to reach a pixel. */
+/* Nanoseconds for `taps` taps of one row: about 0.03 a tap in registers, 1 in lines, and 5 to reach a pixel. */
 static double pool_cost(const pool_call *p, int registers, ptrdiff_t pixels, double taps) {
-    return (double)pixels * (5 + (double)p->image.shape[1] * (1 + taps) * (registers ? 0.1 : 1));
+    return (double)pixels * (5 + (double)p->image.shape[1] * (1 + taps) * (registers ? 0.03 : 1));
 }
 
 static void pool_axis_init(fd_axis *a, ptrdiff_t size, ptrdiff_t windows) {
@@ -119,18 +125,29 @@ static int pool_backward(pool_call *p, const pool_row *registers, const pool_row
     return pool_run(p, (fast ? registers : lines)[type], p->h.size, pool_cost(p, fast, p->w.size, windows), threads);
 }
 
+/* Whether windows of 3x3 go through max_pool_3x3.h. */
+static int pool_three(const pool_call *p) {
+    return p->h.kernel == 3 && p->w.kernel == 3 && p->indices.type == FD_U8;
+}
+
 static int max_pool_forward(pool_call *p, int threads) {
     static const pool_row registers[] = POOL_STORED(max_forward), lines[] = POOL_COMPUTED(max_forward_lines);
-    return pool_forward(p, registers, lines, threads);
+    static const pool_row three[] = POOL_STORED(max_forward_3x3);
+    return pool_forward(p, pool_three(p) ? three : registers, lines, threads);
 }
 
 static int max_pool_backward(pool_call *p, int threads) {
     static const pool_row registers[] = POOL_STORED(max_backward), lines[] = POOL_COMPUTED(max_backward_lines);
-    static const pool_row apart[] = POOL_STORED(max_backward_apart);
+    static const pool_row apart[] = POOL_STORED(max_backward_apart), three[] = POOL_STORED(max_backward_3x3);
     pool_axes(p);
     if (pool_registers(p) && pool_apart(&p->h) && pool_apart(&p->w))
         return pool_run(p, apart[p->image.type], p->h.windows,
                         pool_cost(p, 1, p->w.windows, (double)p->h.kernel * p->w.kernel), threads);
+    if (pool_registers(p) && pool_three(p) && p->h.windows > 0 && p->w.windows > 0 && p->h.stride == p->w.stride &&
+        p->h.stride <= 2 && p->h.dilation == 1 && p->w.dilation == 1)
+        return pool_run(p, three[p->image.type], fd_ceil_div(p->h.size + p->h.before, p->h.stride),
+                        (double)p->h.stride * pool_cost(p, 1, p->w.size, 9.0 / (double)(p->h.stride * p->w.stride)),
+                        threads);
     return pool_backward(p, registers, lines, threads);
 }
 
@@ -152,7 +169,7 @@ static int global_avg_pool_forward(pool_call *p, int threads) {
     p->h.size = p->image.shape[2];
     p->w.size = p->image.shape[3];
     const double pixels = (double)p->h.size * (double)p->w.size;
-    return pool_run(p, (fast ? registers : lines)[p->image.type], rows, 5 + pixels * (fast ? 2 : 0.5), threads);
+    return pool_run(p, (fast ? registers : lines)[p->image.type], rows, 5 + pixels * (fast ? 20 : 0.5), threads);
 }
 
 static int global_avg_pool_backward(pool_call *p, int threads) {

@@ -42,6 +42,10 @@ _MANY_WINDOWS = (
     "size=4x28x30,channels=17,order=nchw,out_order=nhwc,kernel=2x2,stride=2x2,values=few,indices=yes",
     "size=1x23x25,channels=5,kernel=17x16,stride=2x3,pads=3x9x8x1,values=integers",
     "size=1x23x25,channels=5,kernel=17x16,stride=2x3,pads=3x9x8x1,values=few,indices=yes",
+    "size=3x7x7,channels=150,order=nhwc,out_order=nhwc,kernel=7x7",
+    "size=3x20x21,channels=40,order=nhwc,out_order=nhwc,kernel=3x3,stride=2x2,ceil_mode=yes,values=special,indices=yes",
+    "size=2x13x12,channels=70,order=nhwc,out_order=nhwc,kernel=3x3,stride=1x1,pads=1x1x1x1,values=few,indices=yes",
+    "size=2x13x12,channels=70,order=nhwc,out_order=nhwc,kernel=3x3,stride=2x2,pads=1x0x0x1,values=special,indices=no",
 )
 _LARGE_CONV = (
     "values=integers,size=4x14x13,channels=64x40,kernel=3x3,pads=1x1x1x1,order=nhwc,out_order=nhwc,w_order=nchw",
@@ -50,6 +54,8 @@ _LARGE_CONV = (
     "values=integers,size=8x28x28,channels=1x16,kernel=3x3,pads=1x1x1x1,order=nchw,out_order=nhwc",
     "values=wide,size=1x9x9,channels=130x7,kernel=3x3,order=nhwc,out_order=nhwc",
     "values=integers,size=2x12x10,channels=300x64,kernel=1x1,order=nhwc,out_order=nhwc",
+    "values=integers,size=2x5x7,channels=1024x48,kernel=1x1,order=nhwc,out_order=nhwc",
+    "values=integers,size=2x5x7,channels=41x1024,kernel=1x1,order=nhwc,out_order=nhwc",
     "values=wide,size=2x17x16,channels=33x1,kernel=3x3,groups=depth,stride=2x1,pads=1x1x1x1,order=nhwc,out_order=nhwc",
     "values=normal,size=3x13x70,channels=33x40,kernel=5x5,pads=2x2x2x2,order=nhwc,out_order=nhwc",
     "values=normal,size=16x2x6,channels=64x40,kernel=3x3,pads=1x1x1x1,order=nhwc,out_order=nhwc",
@@ -101,7 +107,13 @@ SPECS: dict[str, Spec] = {
     "max_pool2d": Spec(window_axes("max_pool2d"), pool, _MANY_WINDOWS, pool_derive),
     "avg_pool2d": Spec(window_axes("avg_pool2d"), pool, _MANY_WINDOWS),
     "global_avg_pool2d": Spec(
-        global_axes, global_pool, ("size=5x41x37,channels=65,order=nhwc,out_order=nhwc", "size=9x41x37,channels=3")
+        global_axes,
+        global_pool,
+        (
+            "size=5x41x37,channels=65,order=nhwc,out_order=nhwc",
+            "size=9x41x37,channels=3",
+            "size=2x12x13,channels=300,order=nhwc",
+        ),
     ),
     "batch_norm": Spec(
         batch_axes,

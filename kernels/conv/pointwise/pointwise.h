@@ -4,9 +4,15 @@
  *   pixel | c c c c |  x  packed weights  =  | k k k |     A task owns a block of pixels: rows of the tile, C apart.
  *   pixel | c c c c |     [panel][c][nr]     | k k k |     Full panels are written to channels-last memory in place. */
 
+/* Vectors of a panel: the last one is one vector wide where that holds its channels (112 = 3 * 32 + 16). */
+static inline int FD_CAT(pointwise_vectors, SFX)(const pointwise_call *g, ptrdiff_t panel) {
+    return FD_CAT(fd_panel_vectors, SFX)(g->produce - panel * g->nr);
+}
+
 static int FD_CAT(pointwise_pack_task, SFX)(void *context, ptrdiff_t panel) {
     const pointwise_call *g = (const pointwise_call *)context;
-    FD_CAT(fd_pack_panel, SFX)((T *)g->packed + panel * g->reduce * g->nr, g->nr, g->weight.type,
+    FD_CAT(fd_pack_panel, SFX)((T *)g->packed + panel * g->reduce * g->nr,
+                               FD_CAT(pointwise_vectors, SFX)(g, panel) * FD_CAT(FD_LANES, SFX), g->weight.type,
                                g->weight.data + panel * g->nr * g->w_produce, g->reduce, g->w_reduce,
                                fd_min(g->nr, g->produce - panel * g->nr), g->w_produce);
     return FD_OK;
@@ -37,23 +43,32 @@ static inline void FD_CAT(pointwise_fetch, SFX)(const char *from, ptrdiff_t byte
 static int FD_CAT(pointwise_task, SFX)(void *context, ptrdiff_t index) {
     const pointwise_call *g = (const pointwise_call *)context;
     const ptrdiff_t p0 = index * g->block, m = fd_min(g->block, g->pixels - p0), nr = g->nr;
-    const int nv = FD_CAT(fd_panel_vectors, SFX)(g->produce), flat = pointwise_flat(&g->out);
-    const T *x = (const T *)g->source.data + p0 * g->reduce;
+    const ptrdiff_t line = 64 / (ptrdiff_t)sizeof(T), pitch = g->aliased ? g->reduce + line : g->reduce;
+    const int flat = pointwise_flat(&g->out);
+    const T *x = (const T *)g->source.data + p0 * g->reduce, *rows = x;
     T *sums = (T *)rt->push((size_t)(g->block * nr) * sizeof(T));
     if (!sums) return FD_NO_MEMORY;
+    if (g->aliased) {
+        T *copy = (T *)rt->push((size_t)(g->block * pitch) * sizeof(T));
+        if (!copy) return FD_NO_MEMORY;
+        for (ptrdiff_t i = 0; i < m; i++) FD_CAT(fd_copy, SFX)(copy + i * pitch, x + i * g->reduce, g->reduce);
+        rows = copy;
+    }
     /* the pixels of the task that this thread probably runs next are fetched meanwhile, a share with each tile */
-    const ptrdiff_t next = p0 + g->ahead * g->block, calls = fd_ceil_div(m, 28) * g->panels;
+    const ptrdiff_t next = p0 + g->ahead * g->block, parts = fd_ceil_div(m, 28), calls = parts * g->panels;
     const char *ahead = (const char *)(x + g->ahead * g->block * g->reduce);
     const ptrdiff_t bytes = fd_max(0, fd_min(g->block, g->pixels - next)) * g->reduce * (ptrdiff_t)sizeof(T);
     ptrdiff_t call = 0;
     for (ptrdiff_t panel = 0; panel < g->panels; panel++) {
-        const ptrdiff_t k0 = panel * nr, n = fd_min(nr, g->produce - k0);
-        const int in_place = flat && n == nr;
+        const int nv = FD_CAT(pointwise_vectors, SFX)(g, panel);
+        const ptrdiff_t k0 = panel * nr, n = fd_min(nr, g->produce - k0), width = nv * FD_CAT(FD_LANES, SFX);
+        const int in_place = flat && n == width;
         T *c = in_place ? (T *)g->out.data + p0 * g->produce + k0 : sums;
-        const ptrdiff_t ld = in_place ? g->produce : nr;
-        for (ptrdiff_t i = 0; i < m; i += 28) {
-            FD_CAT(fd_panel, SFX)(nv, fd_min(28, m - i), g->reduce, x + i * g->reduce, g->reduce, 1,
-                                  (const T *)g->packed + k0 * g->reduce, nr, c + i * ld, ld, 0);
+        const ptrdiff_t ld = in_place ? g->produce : width;
+        for (ptrdiff_t part = 0; part < parts; part++) {
+            const ptrdiff_t i = m * part / parts, many = m * (part + 1) / parts - i;
+            FD_CAT(fd_panel, SFX)(nv, many, g->reduce, rows + i * pitch, pitch, 1,
+                                  (const T *)g->packed + k0 * g->reduce, width, c + i * ld, ld, 0);
             FD_CAT(pointwise_fetch, SFX)(ahead, bytes, call++, calls);
         }
         FD_CAT(pointwise_store, SFX)(g, p0, m, k0, n, c, ld, in_place);
@@ -67,6 +82,7 @@ static int FD_CAT(pointwise_run, SFX)(pointwise_call *g, const fd_tensor *bias, 
     if (g->out.size == 0) return FD_OK;
     g->nr = FD_CAT(fd_panel_vectors, SFX)(g->produce) * FD_CAT(FD_LANES, SFX);
     g->panels = fd_ceil_div(g->produce, g->nr);
+    g->aliased = g->reduce > 0 && g->reduce * (ptrdiff_t)sizeof(T) % POINTWISE_ALIAS == 0;
     const double weights = (double)g->panels * g->nr * g->reduce;
     g->bias = FD_CAT(fd_load_bias, SFX)(bias, g->produce, &status);
     g->packed = rt->push((size_t)weights * sizeof(T));
@@ -92,14 +108,15 @@ static void FD_CAT(pointwise_panels, SFX)(const pointwise_call *g, ptrdiff_t p0,
     const ptrdiff_t nr = g->nr, plane = g->block * nr, lanes = FD_CAT(FD_LANES, SFX);
     const ptrdiff_t whole = fd_min(panel1, g->produce / nr);
     const int native = d->stride[1] == (ptrdiff_t)sizeof(T);
-    for (ptrdiff_t p = 0; p < m; p++, to += nr) {
+    for (ptrdiff_t p = 0; p < m; p++) {
         const char *from = pointwise_at(d, p0 + p);
         ptrdiff_t panel = panel0;
         if (native && nr == 2 * lanes)
             for (; panel < whole; panel++)
-                FD_CAT(fd_copy, SFX)(to + (panel - panel0) * plane, (const T *)from + panel * nr, 2 * lanes);
+                FD_CAT(fd_copy, SFX)(to + (panel - panel0) * plane + p * nr, (const T *)from + panel * nr, 2 * lanes);
         for (; panel < panel1; panel++)
-            FD_CAT(fd_read, SFX)(d->type, from + panel * nr * d->stride[1], d->stride[1], to + (panel - panel0) * plane,
+            FD_CAT(fd_read, SFX)(d->type, from + panel * nr * d->stride[1], d->stride[1],
+                                 to + (panel - panel0) * plane + p * FD_CAT(pointwise_vectors, SFX)(g, panel) * lanes,
                                  fd_min(nr, g->produce - panel * nr));
     }
 }
@@ -110,7 +127,7 @@ static int FD_CAT(pointwise_weight_task, SFX)(void *context, ptrdiff_t index) {
     const ptrdiff_t panel0 = index % steps * g->panel_step, panel1 = fd_min(panel0 + g->panel_step, g->panels);
     const ptrdiff_t blocks = fd_ceil_div(g->pixels, g->block), parts = fd_ceil_div(c, 56), plane = g->block * nr;
     const ptrdiff_t first = blocks * slice / g->slices, last = blocks * (slice + 1) / g->slices;
-    const int nv = FD_CAT(fd_panel_vectors, SFX)(g->produce), flat = pointwise_flat(&g->out);
+    const int flat = pointwise_flat(&g->out);
     const T *x = (const T *)g->source.data, *dout = (const T *)g->out.data;
     T *sums = (T *)g->partial + (slice * g->panels + panel0) * c * nr;
     T *b = (T *)rt->push((size_t)(g->panel_step * plane) * sizeof(T));
@@ -122,16 +139,19 @@ static int FD_CAT(pointwise_weight_task, SFX)(void *context, ptrdiff_t index) {
         const ptrdiff_t calls = parts * (panel1 - panel0), size = (ptrdiff_t)sizeof(T);
         const int in_place = flat && g->produce == nr;
         if (!in_place) FD_CAT(pointwise_panels, SFX)(g, p0, m, panel0, panel1, b);
-        for (ptrdiff_t panel = 0; panel < panel1 - panel0; panel++)
+        for (ptrdiff_t panel = 0; panel < panel1 - panel0; panel++) {
+            const int nv = FD_CAT(pointwise_vectors, SFX)(g, panel0 + panel);
+            const ptrdiff_t width = nv * FD_CAT(FD_LANES, SFX);
             for (ptrdiff_t part = 0; part < parts; part++) {
                 const ptrdiff_t i = c * part / parts, rows = c * (part + 1) / parts - i, call = panel * parts + part;
                 FD_CAT(fd_panel, SFX)(nv, rows, m, x + p0 * c + i, 1, c, in_place ? dout + p0 * nr : b + panel * plane,
-                                      nr, sums + (panel * c + i) * nr, nr, block > first);
+                                      width, sums + panel * c * nr + i * width, width, block > first);
                 FD_CAT(pointwise_fetch, SFX)((const char *)(x + next * c), after * c * size, call, calls);
                 if (flat && g->panel_step == g->panels)
                     FD_CAT(pointwise_fetch, SFX)((const char *)(dout + next * g->produce), after * g->produce * size,
                                                  call, calls);
             }
+        }
     }
     return FD_OK;
 }
@@ -142,12 +162,13 @@ static int FD_CAT(pointwise_weight_sum, SFX)(void *context, ptrdiff_t index) {
     const ptrdiff_t nr = g->nr, size = g->panels * g->reduce * nr, blocks = fd_ceil_div(g->reduce, 64);
     const ptrdiff_t c0 = index % blocks * 64, channels = fd_min(64, g->reduce - c0), panel = index / blocks;
     const ptrdiff_t n = fd_min(nr, g->produce - panel * nr);
-    T *sums = (T *)g->partial + (panel * g->reduce + c0) * nr, run[64];
+    const ptrdiff_t width = FD_CAT(pointwise_vectors, SFX)(g, panel) * FD_CAT(FD_LANES, SFX);
+    T *sums = (T *)g->partial + panel * g->reduce * nr + c0 * width, run[64];
     char *to = g->weight.data + panel * nr * g->w_produce + c0 * g->w_reduce;
     for (ptrdiff_t slice = 1; slice < g->slices; slice++)
-        for (ptrdiff_t i = 0; i < channels * nr; i++) sums[i] += sums[slice * size + i];
+        for (ptrdiff_t i = 0; i < channels * width; i++) sums[i] += sums[slice * size + i];
     for (ptrdiff_t j = 0; j < n; j++, to += g->w_produce) {
-        for (ptrdiff_t c = 0; c < channels; c++) run[c] = sums[c * nr + j];
+        for (ptrdiff_t c = 0; c < channels; c++) run[c] = sums[c * width + j];
         FD_CAT(fd_store, SFX)(g->weight.type, run, to, g->w_reduce, channels);
     }
     return FD_OK;
