@@ -83,7 +83,15 @@ _LARGE_CONV = (
     "values=integers,size=2x23x27,channels=96x1,kernel=5x5,groups=depth,stride=2x2,pads=2x2x2x2,order=nhwc,out_order=nhwc",
     "values=normal,size=1x31x14,channels=64x1,kernel=7x7,groups=depth,pads=3x3x3x3,order=nhwc,out_order=nhwc",
     "values=integers,size=2x15x16,channels=32x1,kernel=3x3,groups=depth,stride=4x3,dilation=2x2,order=nhwc,out_order=nhwc",
+    # and in strips: several of them, one after another, pixels that share few sets of L1, windows beside the image
+    "values=integers,size=2x20x33,channels=40x1,kernel=3x3,groups=depth,stride=1x1,pads=1x1x1x1,order=nhwc,out_order=nhwc",
+    "values=wide,size=1x21x30,channels=64x1,kernel=3x3,groups=depth,stride=2x2,pads=1x1x1x1,order=nhwc,out_order=nhwc",
+    "values=integers,size=2x20x19,channels=512x1,kernel=3x3,groups=depth,stride=2x2,pads=1x1x1x1,order=nhwc,out_order=nhwc",
+    "values=normal,size=1x19x8,channels=528x1,kernel=3x3,groups=depth,stride=2x2,pads=0x1x0x1,order=nhwc,out_order=nhwc",
+    "values=integers,size=2x7x9,channels=512x1,kernel=3x3,groups=depth,stride=1x1,pads=0x1x1x0,order=nhwc,out_order=nhwc",
 )
+#: what the depthwise strips are for
+_STRIPS = "kernel=3x3,groups=depth,dilation=1x1,pads=1x1x1x1,order=nhwc,out_order=nhwc"
 _LARGE_PARAMETERS = ("shapes=400x500+1+33x3x3x3,order=nchw", "shapes=300x301+77,order=gaps,values=small")
 
 SPECS: dict[str, Spec] = {
@@ -102,7 +110,12 @@ SPECS: dict[str, Spec] = {
         conv_axes,
         conv,
         (*_LARGE_CONV, "size=9x41x37,channels=65", "size=9x41x37,channels=3,values=wide"),
-        corners=("kernel=3x3,stride=1x1,dilation=1x1", "kernel=5x5,stride=1x1,dilation=1x1"),
+        corners=(
+            "kernel=3x3,stride=1x1,dilation=1x1",
+            "kernel=5x5,stride=1x1,dilation=1x1",
+            f"{_STRIPS},stride=1x1",
+            f"{_STRIPS},stride=2x2",
+        ),
     ),
     "max_pool2d": Spec(window_axes("max_pool2d"), pool, _MANY_WINDOWS, pool_derive),
     "avg_pool2d": Spec(window_axes("avg_pool2d"), pool, _MANY_WINDOWS),
