@@ -23,6 +23,7 @@ from suite import Layer
 import fastdl
 from fastdl import backend, optim
 from fastdl import functional as F
+from fastdl._array import empty
 from fastdl.bench import work
 from fastdl.bench.record import Check
 from fastdl.check.cases import Case
@@ -54,13 +55,13 @@ def applies(layer: Layer, dtype: str) -> bool:
 
 
 def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, scale: float = 1.0) -> np.ndarray:
-    """Normal values; four dimensions in channels-last memory."""
-    if len(shape) == 4:
-        n, c, h, w = shape
-        return _random(rng, (n, h * w * c), dtype, scale).reshape(n, h, w, c).transpose(0, 3, 1, 2)
+    """Normal values in an array as a layer hands it on: from a cache line's start on (as PyTorch's are too; NumPy's
+    begin 16 bytes behind one), four dimensions in channels-last memory."""
     values = rng.standard_normal(shape, dtype=np.float64 if dtype == "float64" else np.float32)
     values *= values.dtype.type(scale)
-    return values.astype(dtype, copy=False)
+    to = empty(shape, np.dtype(dtype), "nhwc" if len(shape) == 4 else "nchw")
+    to[...] = values
+    return to
 
 
 def operands(layer: Layer, direction: str, dtype: str) -> Arrays:
