@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from . import backend
+from . import backend, blocks
 from .layers import (
     Affine,
     AveragePooling,
@@ -109,6 +109,14 @@ _FORWARD: dict[type, tuple[tuple[tuple[type, ...], _Run], ...]] = {
 def forward(layers: Sequence[Any], x: np.ndarray, train_flg: bool) -> np.ndarray:
     """The output of the last layer."""
     kinds = [_kind(layer) for layer in layers]
+    if not train_flg and backend.is_inference() and (chain := blocks.chain(layers, kinds, x)):
+        count = chain.layers
+        x = blocks.run(chain, x, lambda part: _forward(layers[:count], kinds[:count], part, False))
+        layers, kinds = layers[count:], kinds[count:]
+    return _forward(layers, kinds, x, train_flg)
+
+
+def _forward(layers: Sequence[Any], kinds: Sequence[type | None], x: np.ndarray, train_flg: bool) -> np.ndarray:
     at = 0
     while at < len(layers):
         kind, layer = kinds[at], layers[at]

@@ -96,7 +96,7 @@ def fused_conv2d(
 ) -> Array:
     """:func:`conv2d` with its epilogue: ``relu`` turns results <= 0 into 0 on their way to memory."""
     x, w = two(x, w, "conv2d", "x w")
-    stride, pad, dilation, groups = _parameters("conv2d", stride, pad, dilation, groups)
+    stride, pad, dilation, groups = parameters("conv2d", stride, pad, dilation, groups)
     if b is None and relu:
         b = np.zeros(w.shape[:1], x.dtype)
     has_bias, choice = b is not None, backend.current()
@@ -105,7 +105,7 @@ def fused_conv2d(
     )  # fmt: skip
     found: Plan | None = plans.get(key)
     if found is None:
-        fields, shape = _geometry("conv2d", x.shape, w.shape, stride, pad, dilation, groups)
+        fields, shape = conv_fields("conv2d", x.shape, w.shape, stride, pad, dilation, groups)
         orders = (memory_order(x), memory_order(w))
         epilogue = "bias_relu" if relu else "bias" if has_bias else "none"
         problem = Problem("conv2d", "forward", (x.shape, w.shape), x.dtype.name, orders, epilogue=epilogue, **fields)
@@ -138,14 +138,14 @@ def fused_conv2d_pool(
     that pass (Winograd's), or where there is no window.
     """
     x, w = two(x, w, "conv2d", "x w")
-    stride, pad, dilation, groups = _parameters("conv2d", stride, pad, dilation, groups)
+    stride, pad, dilation, groups = parameters("conv2d", stride, pad, dilation, groups)
     if b is None:
         b = np.zeros(w.shape[:1], x.dtype)
     choice = backend.current()
     key = ("conv2d pooled", x.shape, x.strides, x.dtype, w.shape, w.strides, stride, pad, dilation, groups, choice)
     found: _PooledPlan | str | None = plans.get(key)
     if found is None:
-        fields, shape = _geometry("conv2d", x.shape, w.shape, stride, pad, dilation, groups)
+        fields, shape = conv_fields("conv2d", x.shape, w.shape, stride, pad, dilation, groups)
         orders = (memory_order(x), memory_order(w))
         problem = Problem("conv2d", "forward", (x.shape, w.shape), x.dtype.name, orders, epilogue="bias_relu", **fields)
         if min(shape[2:]) < 2 or not backend.row(problem, choice).is_winograd:
@@ -165,14 +165,14 @@ def fused_conv2d_pool(
     return out, pooled, indices
 
 
-def _parameters(op: str, stride: Any, pad: Any, dilation: Any, groups: Any) -> tuple[Any, Any, Any, int]:
+def parameters(op: str, stride: Any, pad: Any, dilation: Any, groups: Any) -> tuple[Any, Any, Any, int]:
     """The geometry as a part of a key."""
     if type(groups) is not int:
         groups = pair(groups, f"{op}: groups")[0]
     return as_pair(stride, f"{op}: stride"), as_pads(pad, f"{op}: pad"), as_pair(dilation, f"{op}: dilation"), groups
 
 
-def _geometry(
+def conv_fields(
     op: str, xs: Shape, ws: Shape, stride: Any, pad: Any, dilation: Any, groups: int
 ) -> tuple[dict[str, Any], Shape]:
     """The checked geometry of a convolution as fields of Problem, and the shape of its output."""
@@ -251,7 +251,7 @@ def fused_conv2d_backward(
     x, w = two(x, w, op, "x w")
     dtype = x.dtype
     dout = one(dout, op, "dout", dtype)
-    stride, pad, dilation, groups = _parameters(op, stride, pad, dilation, groups)
+    stride, pad, dilation, groups = parameters(op, stride, pad, dilation, groups)
     if type(need) is not tuple:
         need = tuple(need)
     choice = backend.current()
@@ -261,7 +261,7 @@ def fused_conv2d_backward(
     )  # fmt: skip
     found: _BackwardPlan | None = plans.get(key)
     if found is None:
-        fields, shape = _geometry(op, x.shape, w.shape, stride, pad, dilation, groups)
+        fields, shape = conv_fields(op, x.shape, w.shape, stride, pad, dilation, groups)
         expect_shape(dout.shape, shape, op, "dout")
         wanted = checked_need(need, op)
         shapes = (x.shape, w.shape)

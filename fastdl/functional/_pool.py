@@ -39,7 +39,7 @@ def parameters(op: str, size: Any, stride: Any, pad: Any, dilation: Any = 1) -> 
     return size, stride, as_pads(pad, f"{op}: pad"), as_pair(dilation, f"{op}: dilation")
 
 
-def _fields(
+def pool_fields(
     op: str, shape: Shape, geometry: tuple[Any, Any, Any, Any], ceil_mode: bool, **attrs: Any
 ) -> tuple[dict[str, Any], Shape]:
     """The checked geometry as fields of Problem, and the shape of the output."""
@@ -128,7 +128,7 @@ def max_pool2d(
     key = (op, x.shape, x.strides, x.dtype, geometry, ceil_mode, choice)
     found = plans.get(key)
     if found is None:
-        fields, shape = _fields(op, x.shape, geometry, ceil_mode)
+        fields, shape = pool_fields(op, x.shape, geometry, ceil_mode)
         problem = Problem(op, "forward", (x.shape,), x.dtype.name, (memory_order(x),), **fields)
         taps = layout(shape, _index_dtype(problem.attr("kernel")), "nhwc")
         found = remember(key, (plan(problem, layout(shape, x.dtype, "nhwc"), choice), taps))
@@ -210,7 +210,7 @@ def fused_max_pool2d_backward(
     key = (op, dout.shape, dout.strides, shape, dtype, indices.shape, indices.dtype, geometry, ceil_mode, relu, choice)
     found = plans.get(key)
     if found is None:
-        fields, grid = _fields(op, shape, geometry, ceil_mode)
+        fields, grid = pool_fields(op, shape, geometry, ceil_mode)
         fields["epilogue"] = "relu_mask" if relu else "none"
         problem = Problem("max_pool2d", "backward", (shape,), dtype.name, (memory_order(dout),), **fields)
         expect_shape(dout.shape, grid, op, "dout")
@@ -254,7 +254,7 @@ def avg_pool2d(
     key = (op, x.shape, x.strides, x.dtype, geometry, ceil_mode, include, choice)
     found = plans.get(key)
     if found is None:
-        fields, shape = _fields(op, x.shape, geometry, ceil_mode, count_include_pad=include)
+        fields, shape = pool_fields(op, x.shape, geometry, ceil_mode, count_include_pad=include)
         problem = Problem(op, "forward", (x.shape,), x.dtype.name, (memory_order(x),), **fields)
         found = remember(key, plan(problem, layout(shape, x.dtype, "nhwc"), choice))
     problem, kernel, wanted = found
@@ -287,7 +287,7 @@ def avg_pool2d_backward(
     key = (op, dout.shape, dout.strides, shape, dtype, geometry, ceil_mode, include, choice)
     found = plans.get(key)
     if found is None:
-        fields, grid = _fields(op, shape, geometry, ceil_mode, count_include_pad=include)
+        fields, grid = pool_fields(op, shape, geometry, ceil_mode, count_include_pad=include)
         expect_shape(dout.shape, grid, op, "dout")
         problem = Problem("avg_pool2d", "backward", (shape,), dtype.name, (memory_order(dout),), **fields)
         found = remember(key, plan(problem, layout(shape, dtype, "nhwc"), choice))
