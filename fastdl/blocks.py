@@ -3,8 +3,8 @@ the cache.
 
 Under ``fastdl.inference()`` no layer keeps anything, and each of the layers here treats each image on its own. A block
 runs through all of them before the next one starts: the activations of a batch never exist as a whole, and those of a
-block stay in the cache. The bits are those of the whole batch: blocks are used only where they run on the same kernels, whose
-sums do not reach across images.
+block stay in the cache. The bits are those of the whole batch: blocks are used only where they run on the same kernels,
+whose sums do not reach across images.
 """
 
 from __future__ import annotations
