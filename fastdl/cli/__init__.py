@@ -1,4 +1,4 @@
-"""The command line: ``fastdl info``, ``fastdl check``, ``fastdl train``.
+"""The command line: ``fastdl info``, ``fastdl check``, ``fastdl train``, ``fastdl run``.
 
 This module declares options and loads nothing but typer; what a command needs is imported when it runs. Mistakes of
 the user (``UserError``) end as one line on stderr and exit code 2.
@@ -283,6 +283,34 @@ def train(
             as_json=json,
         )
     )
+
+
+# Options behind the script are the script's.
+@app.command(name="run", context_settings={"allow_interspersed_args": False})
+def run_script(
+    script: Annotated[str, typer.Argument(metavar="SCRIPT", show_default=False, help="The Python script to run.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ARGS]...", show_default=False, help="What the script gets.")
+    ] = None,
+    dtype: Annotated[
+        TrainDtype, typer.Option(help="What layers compute in; the script's own arrays keep their dtypes.")
+    ] = TrainDtype.float64,
+    backend: Annotated[AnyBackend, typer.Option(help="Kernels to use.")] = AnyBackend.auto,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads; the result does not depend on it.", show_default=False)
+    ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Say at the end what was replaced, and where the time went (on stderr).")
+    ] = False,
+) -> None:
+    """Run a script of the book, as it is, on fast layers.
+
+    The script runs as it would from its own folder. The classes of its common.layers, common.optimizer and common.util
+    are replaced where they are the book's and give the same numbers; what the reader has changed stays.
+    """
+    from . import running as command
+
+    command.run(script, arguments or [], dtype.value, backend.value, threads, report)
 
 
 def _usage_error() -> type[Exception]:

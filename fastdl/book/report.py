@@ -1,0 +1,157 @@
+"""Where a script's time went: clocks around fastdl's classes, and each layer's calls once more on the reader's own."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+#: The calls that are kept are each layer's third: by then memory is warm and the batch is a usual one.
+KEPT_CALL = 3
+#: Layers whose calls are kept, at most: each keeps copies of its arrays.
+MOST_LAYERS = 200
+REPEATS = 3
+METHODS = ("forward", "backward", "update")
+
+
+class _Clock:
+    """Calls, seconds and elements of one method of one layer, and one call's arguments."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.seconds = 0.0
+        self.elements = 0
+        self.kept: tuple[tuple[Any, ...], dict[str, Any]] | None = None
+
+
+class _Record:
+    """One layer or optimizer of the script."""
+
+    def __init__(self, theirs: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
+        self.theirs, self.arguments, self.keywords = theirs, arguments, keywords
+        self.made: tuple[tuple[Any, ...], dict[str, Any]] | None = (
+            None  # the constructor's arguments when a call was kept
+        )
+        self.clocks: dict[str, _Clock] = defaultdict(_Clock)
+
+
+class Line(NamedTuple):
+    """All layers of one class, or optimizers: seconds here, and what the reader's own class would have taken."""
+
+    name: str
+    layers: int
+    calls: int
+    seconds: float
+    plain: float | None
+
+
+class Report:
+    """Clocks around classes; see :meth:`timed`."""
+
+    def __init__(self) -> None:
+        self._records: dict[str, list[_Record]] = defaultdict(list)
+        self._start = time.perf_counter()
+
+    def timed(self, ours: Any, theirs: Any) -> Any:
+        """``ours`` with clocks; ``theirs`` is what it stands in for."""
+        report, name = self, theirs.__name__
+
+        def start(layer: Any, *arguments: Any, **keywords: Any) -> None:
+            ours.__init__(layer, *arguments, **keywords)
+            layer.__dict__["_record"] = _Record(theirs, arguments, keywords)
+            report._records[name].append(layer.__dict__["_record"])
+
+        def clocked(method: str) -> Callable[..., Any]:
+            own = getattr(ours, method)
+
+            def call(layer: Any, *arguments: Any, **keywords: Any) -> Any:
+                record: _Record = layer.__dict__["_record"]
+                clock = record.clocks[method]
+                clock.calls += 1
+                clock.elements += _elements(arguments)
+                if clock.calls == KEPT_CALL and len(report._records[name]) <= MOST_LAYERS:
+                    record.made = record.made or _copied(record.arguments, record.keywords)
+                    clock.kept = _copied(arguments, keywords)
+                begin = time.perf_counter()
+                try:
+                    return own(layer, *arguments, **keywords)
+                finally:
+                    clock.seconds += time.perf_counter() - begin
+
+            call.__name__, call.__doc__ = method, own.__doc__
+            return call
+
+        methods = {method: clocked(method) for method in METHODS if method in dir(ours)}
+        return type(
+            name, (ours,), {"__init__": start, "__doc__": ours.__doc__, "__module__": ours.__module__, **methods}
+        )
+
+    def lines(self) -> list[Line]:
+        """For each class, the slowest first. Runs calls of the reader's classes, which uses ``np.random``."""
+        found = []
+        for name, records in self._records.items():
+            clocks = [clock for record in records for clock in record.clocks.values()]
+            if not clocks:
+                continue
+            plain = [_plain(record) for record in records]
+            known = [seconds for seconds in plain if seconds is not None]
+            found.append(
+                Line(
+                    name,
+                    len(records),
+                    sum(clock.calls for clock in clocks),
+                    sum(clock.seconds for clock in clocks),
+                    sum(known) if len(known) == len(plain) else None,
+                )
+            )
+        return sorted(found, key=lambda line: -line.seconds)
+
+    def seconds(self) -> float:
+        """Since the report was made."""
+        return time.perf_counter() - self._start
+
+
+def _elements(arguments: tuple[Any, ...]) -> int:
+    """Of the first array, which a layer's time goes with; 1 for the dicts of an optimizer."""
+    return getattr(arguments[0], "size", 1) if arguments else 1
+
+
+def _copied(arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return tuple(_copy(a) for a in arguments), {name: _copy(a) for name, a in keywords.items()}
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        return value.copy(order="K")
+    if isinstance(value, dict):
+        return {key: _copy(a) for key, a in value.items()}
+    return value
+
+
+def _plain(record: _Record) -> float | None:
+    """Seconds that the reader's class would have taken for all calls; None where no call was kept, or it fails."""
+    total = 0.0
+    layer = None
+    for method in METHODS:  # a backward pass follows its forward pass
+        clock = record.clocks.get(method)
+        if clock is None:
+            continue
+        if clock.kept is None or record.made is None:
+            return None
+        try:
+            if layer is None:
+                arguments, keywords = _copied(*record.made)
+                layer = record.theirs(*arguments, **keywords)
+            times = []
+            for _ in range(REPEATS):
+                arguments, keywords = _copied(*clock.kept)
+                begin = time.perf_counter()
+                getattr(layer, method)(*arguments, **keywords)
+                times.append(time.perf_counter() - begin)
+        except Exception:
+            return None
+        total += min(times) * clock.elements / max(_elements(clock.kept[0]), 1)
+    return total

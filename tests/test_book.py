@@ -1,0 +1,347 @@
+"""The book's scripts under fastdl: the same numbers, what is replaced and what is left, what python itself would do."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+READER = Path(__file__).parent / "reader"
+NUMBER = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
+
+
+@pytest.fixture
+def reader(tmp_path):
+    """A reader's folder, and no file in it that was not there before."""
+    folder = tmp_path / "reader"
+    shutil.copytree(READER, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    before = contents(folder)
+    yield folder
+    assert contents(folder) == before
+
+
+def contents(folder):
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+
+
+def call(arguments, cwd, **environment):
+    env = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "MPLBACKEND": "Agg"} | environment
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)], cwd=cwd, env=env, capture_output=True, text=True, check=False
+    )
+
+
+def plain(script, *arguments, **environment):
+    """As the reader runs it."""
+    return call([script.name, *arguments], script.parent, **environment)
+
+
+def under_fastdl(script, *arguments, options=(), cwd=None, **environment):
+    return call(["-m", "fastdl", "run", *options, script, *arguments], cwd or script.parent, **environment)
+
+
+def numbers(done):
+    assert done.returncode == 0, done.stderr
+    return [float(text) for text in NUMBER.findall(done.stdout)]
+
+
+def assert_same_run(script, *arguments, options=(), tolerance=1e-9):
+    expected, found = plain(script, *arguments), under_fastdl(script, *arguments, options=options)
+    wanted, got = numbers(expected), numbers(found)
+    assert len(wanted) > 3
+    np.testing.assert_allclose(got, wanted, rtol=tolerance)
+    assert NUMBER.sub("", found.stdout) == NUMBER.sub("", expected.stdout)
+    return expected, found
+
+
+# ---- the same numbers -----------------------------------------------------------------------------------------------
+
+
+def test_a_deep_convolutional_network(reader):
+    assert_same_run(reader / "ch08/train_deepnet.py", 30, 10)
+
+
+@pytest.mark.slow
+def test_five_hundred_steps(reader):
+    assert_same_run(reader / "ch08/train_deepnet.py", 500, 20)
+
+
+def test_multilayer_perceptrons(reader):
+    """Batch normalisation, dropout and three optimizers; the random stream ends where it ended."""
+    assert_same_run(reader / "ch06/train_mlp.py")
+
+
+def test_central_differences(reader):
+    script = reader / "ch05/gradient_check.py"
+    assert under_fastdl(script).stdout == plain(script).stdout == "W1 True\nb1 True\nW2 True\nb2 True\n"
+
+
+def test_float32_by_choice(reader):
+    """The script's arrays stay float64, and what it prints stays near."""
+    script = reader / "ch08/train_deepnet.py"
+    assert_same_run(script, 10, 10, options=("--dtype", "float32"), tolerance=2e-3)
+
+
+# ---- as python runs it ----------------------------------------------------------------------------------------------
+
+
+def script_of(reader, text, name="ch08/own.py"):
+    path = reader / name
+    path.write_text(text)
+    return path
+
+
+SCENE = """
+import json, os, sys
+main = sys.modules["__main__"].__dict__ is globals()
+print(json.dumps([__name__, sys.argv, sys.path[0], os.getcwd(), __file__, main]))
+"""
+
+
+def test_path_arguments_and_working_directory(tmp_path):
+    """From anywhere as from the script's own folder."""
+    script = script_of(tmp_path, SCENE, "scene.py")
+    expected = json.loads(plain(script, "--epochs", "3").stdout)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for cwd in (tmp_path, elsewhere):
+        done = under_fastdl(script, "--epochs", "3", cwd=cwd)
+        assert json.loads(done.stdout) == expected, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [("import sys; sys.exit(3)", 3), ("raise SystemExit", 0), ("import sys; sys.exit('no data')", 1), ("1 / 0", 1)],
+)
+def test_the_exit_status_is_the_scripts(tmp_path, text, status):
+    script = script_of(tmp_path, text + "\n", "ends.py")
+    expected, found = plain(script), under_fastdl(script)
+    assert found.returncode == expected.returncode == status
+    assert found.stdout == expected.stdout
+
+
+def test_a_traceback_shows_the_readers_lines_and_no_others(reader):
+    script = script_of(reader, "import sys, os\nsys.path.append(os.pardir)\nimport common.broken\n", "ch08/breaks.py")
+    (reader / "common/broken.py").write_text("def f():\n    return {}['missing']\n\nf()\n")
+    expected, found = plain(script), under_fastdl(script)
+    assert found.returncode == expected.returncode == 1
+    assert "KeyError: 'missing'" in found.stderr
+    assert "return {}['missing']" in found.stderr
+    assert "fastdl" not in found.stderr
+    for path in (script, reader / "common/broken.py"):
+        path.unlink()
+
+
+def test_a_syntax_error_is_the_readers(tmp_path):
+    done = under_fastdl(script_of(tmp_path, "x = = 1\n", "wrong.py"))
+    assert done.returncode == 1
+    assert "SyntaxError" in done.stderr
+    assert "wrong.py" in done.stderr
+
+
+@pytest.mark.parametrize(("name", "message"), [("none.py", "there is no script none.py"), (".", "it is a folder")])
+def test_a_script_that_is_not_there(tmp_path, name, message):
+    done = call(["-m", "fastdl", "run", name], tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_script_without_the_books_modules(tmp_path):
+    script = script_of(tmp_path, "print(sum(range(10)))\n", "alone.py")
+    assert under_fastdl(script).stdout == "45\n"
+
+
+def test_options_after_the_script_are_the_scripts(tmp_path):
+    script = script_of(tmp_path, "import sys\nprint(sys.argv[1:])\n", "arguments.py")
+    done = under_fastdl(script, "--dtype", "x", "-h", "--", "--threads")
+    assert done.stdout == plain(script, "--dtype", "x", "-h", "--", "--threads").stdout, done.stderr
+
+
+# ---- what is replaced -----------------------------------------------------------------------------------------------
+
+OUTCOMES = """
+import json, sys
+sys.path.insert(0, ".")
+import fastdl.book as book
+book.install()
+import common.functions, common.layers, common.optimizer, common.util
+print(json.dumps([[o.module, o.name, o.replaced, o.reason] for o in book.outcomes()]))
+"""
+
+
+def outcomes(folder):
+    done = call(["-c", OUTCOMES], folder)
+    assert done.returncode == 0, done.stderr
+    return {name: (replaced, reason) for _, name, replaced, reason in json.loads(done.stdout)}
+
+
+def edit(folder, name, old, new):
+    path = folder / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.fixture
+def edited(tmp_path):
+    folder = tmp_path / "edited"
+    shutil.copytree(READER, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return folder
+
+
+def test_everything_of_the_book_is_replaced(edited):
+    found = outcomes(edited)
+    assert len(found) == 16
+    assert all(replaced for replaced, _ in found.values()), found
+
+
+#: file, what stands there, what the reader has made of it, whose replacement that prevents, and what is said about it
+CHANGES = [
+    ("layers", "out[self.mask] = 0", "out[self.mask] *= 0.01", "Relu", "its numbers are others (forward)"),
+    ("layers", "+ 10e-7", "+ 1e-5", "BatchNormalization", "its numbers are others"),
+    ("layers", "_ratio=0.5", "_ratio=0.4", "Dropout", "its parameters are __init__(self, dropout_ratio=0.4)"),
+    ("layers", "class Sigmoid:\n", "class Sigmoid:\n    def f(self):\n        pass\n\n", "Sigmoid", "a method f"),
+    ("layers", "class Pooling:\n", "class Pooling:\n    kind = 'max'\n\n", "Pooling", "it has an attribute kind"),
+    ("layers", "class Affine:", "class Base:\n    pass\n\n\nclass Affine(Base):", "Affine", "it derives from Base"),
+    ("layers", "self.col_W = None\n", "self.calls = 0\n", "Convolution", "its numbers are others (0 attribute calls)"),
+    ("layers", "(fn, -1).T\n", "(fn, 7).T\n", "Convolution", "it does not take the probe (ValueError"),
+    ("optimizer", "+ 1e-7", "+ 1e-8", "Adam", "its numbers are others"),
+    ("optimizer", "[key] -= self.lr", "[key] = params[key] - self.lr", "SGD", "its numbers are others (0 W1 in place)"),
+    ("util", "= np.zeros((n, c, filter_h", "= np.ones((n, c, filter_h", "im2col", ""),
+    ("util", "im2col(input_data, filter_h, filter_w, stride=1", "im2col(input_data, filter_h, filter_w, stride=2",
+     "im2col", "its parameters are (input_data"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("file", "old", "new", "name", "reason"), CHANGES)
+def test_what_a_reader_has_changed_stays(edited, file, old, new, name, reason):
+    edit(edited, f"common/{file}.py", old, new)
+    found = outcomes(edited)
+    replaced, why = found.pop(name)
+    assert replaced == (not reason)
+    assert reason in why
+    others = {key: value for key, value in found.items() if not value[0]}
+    assert not others or name == "im2col", others  # layers that call the reader's own im2col
+
+
+def test_a_class_from_elsewhere_stays(edited):
+    (edited / "common/more.py").write_text("class Relu:\n    pass\n")
+    with open(edited / "common/layers.py", "a") as file:
+        file.write("\n\nfrom common.more import Relu\n")
+    assert outcomes(edited)["Relu"] == (False, "it is defined elsewhere, in common.more")
+
+
+def test_the_random_stream_is_untouched(edited):
+    text = "import numpy as np\nnp.random.seed(5)\nimport sys\nsys.path.insert(0, '.')\n"
+    text += "import common.layers\nprint(np.random.rand())\n"
+    assert under_fastdl(script_of(edited, text, "own.py")).stdout == plain(edited / "own.py").stdout
+
+
+INSTALL = """
+import sys
+sys.path.insert(0, ".")
+import fastdl, fastdl.layers, fastdl.optim
+import common.layers
+theirs = common.layers.Convolution
+import fastdl.book as book
+book.install()
+book.install()
+assert common.layers.Convolution is not theirs
+assert issubclass(common.layers.Convolution, fastdl.layers.Convolution)
+import common.optimizer
+assert common.optimizer.Adam is fastdl.optim.Adam
+book.uninstall()
+book.uninstall()
+assert common.layers.Convolution is theirs and common.optimizer.Adam.__module__ == "common.optimizer"
+assert book.outcomes() == []
+import importlib
+importlib.reload(common.layers)
+assert common.layers.Convolution.__module__ == "common.layers"
+book.install()
+importlib.reload(common.layers)
+assert common.layers.Relu is fastdl.layers.Relu
+import inspect
+assert "class Relu" in inspect.getsource(common.layers)
+print("good")
+"""
+
+
+def test_install_and_uninstall(edited):
+    done = call(["-c", INSTALL], edited)
+    assert done.stdout == "good\n", done.stderr
+
+
+# ---- MNIST ----------------------------------------------------------------------------------------------------------
+
+LOAD = """
+import sys, os
+sys.path.append(os.pardir)
+from dataset.mnist import load_mnist
+(x, t), (x2, t2) = load_mnist()
+print(x.shape, x.dtype, t.shape, t.dtype, x2.shape, float(x.max()), t2[:3].tolist())
+(x, t), _ = load_mnist(flatten=False, normalize=False, one_hot_label=True)
+print(x.shape, x.dtype, t.shape, t.dtype, int(x.max()))
+"""
+
+
+def test_mnist_without_a_network(reader):
+    data = os.environ.get("FASTDL_DATA_DIR")
+    if not data:
+        pytest.skip("needs FASTDL_DATA_DIR")
+    script = script_of(reader, LOAD)
+    assert plain(script).returncode == 1
+    done = under_fastdl(script)
+    script.unlink()
+    assert done.stdout == (
+        "(60000, 784) float32 (60000,) uint8 (10000, 784) 1.0 [7, 2, 1]\n"
+        "(60000, 1, 28, 28) uint8 (60000, 10) float64 255\n"
+    ), done.stderr
+
+
+def test_without_the_files_the_scripts_own_error(reader, tmp_path):
+    script = script_of(reader, LOAD)
+    done = under_fastdl(script, FASTDL_DATA_DIR=str(tmp_path), XDG_CACHE_HOME=str(tmp_path), HOME=str(tmp_path))
+    script.unlink()
+    assert done.returncode == 1
+    assert "URLError" in done.stderr
+
+
+# ---- the report -----------------------------------------------------------------------------------------------------
+
+
+def test_the_report_says_what_was_replaced_and_where_the_time_went(edited):
+    edit(edited, "common/layers.py", "+ 10e-7", "+ 1e-5")
+    script = edited / "ch08/train_deepnet.py"
+    done, without = under_fastdl(script, 4, 10, options=("--report",)), under_fastdl(script, 4, 10)
+    assert done.stdout == without.stdout, done.stderr
+    assert without.stderr == ""
+    text = " ".join(done.stderr.split())
+    assert "sigmoid, relu, softmax, im2col, col2im, Relu, Sigmoid, Affine" in text.partition("left")[0]
+    assert "left common.layers.BatchNormalization: its numbers are others" in text
+    rows = {line.split()[0]: line.split()[1:] for line in done.stderr.splitlines() if line.strip()}
+    # 6 layers, 4 steps: forward, backward, forward for the loss; 4 batches for the accuracy
+    assert rows["Convolution"][:2] == ["6", str(6 * (4 * 3 + 4))]
+    assert rows["Adam"][:2] == ["1", "4"]
+    for name in ("Convolution", "Pooling", "Affine", "Dropout", "Relu", "Adam"):
+        seconds, plain = float(rows[name][2]), float(rows[name][3])
+        assert 0 <= seconds < 60
+        assert 0 <= plain < 600
+    assert "conv2d forward cython/" in text or "conv2d forward numpy/" in text
+
+
+def test_the_report_comes_after_a_script_that_fails_too(tmp_path):
+    done = under_fastdl(script_of(tmp_path, "raise ValueError('no')\n", "fails.py"), options=("--report",))
+    assert done.returncode == 1
+    assert done.stderr.index("ValueError: no") < done.stderr.index("replaced  nothing")
