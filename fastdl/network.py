@@ -25,9 +25,12 @@ def forward(layers: Iterable[Any], x: np.ndarray, train_flg: bool) -> np.ndarray
     return fusion.forward(list(_unpacked(layers)), x, train_flg)
 
 
-def backward(layers: Iterable[Any], dout: np.ndarray, need_dx: bool = True) -> np.ndarray | None:
-    """The gradient by the input of the first layer, or None where it is not needed and the layer can do without."""
-    return fusion.backward(list(_unpacked(layers)), dout, need_dx)
+def backward(layers: Iterable[Any], dout: np.ndarray, need_dx: bool = True, release: bool = False) -> np.ndarray | None:
+    """The gradient by the input of the first layer, or None where it is not needed and the layer can do without.
+
+    With ``release`` each layer gives its activations up as soon as nothing needs them.
+    """
+    return fusion.backward(list(_unpacked(layers)), dout, need_dx, release)
 
 
 def _unpacked(layers: Iterable[Any]) -> Iterator[Any]:

@@ -474,6 +474,63 @@ def test_copies_keep_no_activations(duplicate):
     assert same(network.forward(twins, x, True), out)
 
 
+# ---- memory ---------------------------------------------------------------------------------------------------------
+
+
+def test_layers_give_up_what_nothing_needs_any_more():
+    """The gradients of a pass that keeps everything, and of one that does not; the second one cannot be repeated."""
+    rng = np.random.default_rng(18)
+    layers, x = make(np.dtype(np.float32), rng), inputs(np.float32, rng)
+    others, dout = copy.deepcopy(layers), rng.standard_normal((3, 5)).astype(np.float32)
+    for net, release in ((layers, True), (others, False)):
+        network.forward(net, x, True)
+        dx = network.backward(net, dout.copy(), release=release)
+        assert dx.shape == x.shape
+    for name, gradient in network.named_grads(others).items():
+        assert same(network.named_grads(layers)[name], gradient), name
+    for layer, other in zip(layers, others, strict=True):
+        assert all(getattr(layer, name) is None for name in layer.activations)
+        assert any(getattr(other, name) is not None for name in other.activations)
+    with pytest.raises(RuntimeError, match="call forward first"):
+        network.backward(layers, dout)
+
+
+def test_a_layer_that_stands_twice_keeps_what_its_other_turn_needs():
+    rng = np.random.default_rng(19)
+    conv, relu = Convolution(rng.standard_normal((3, 3, 3, 3)), np.zeros(3), pad=1), Relu()
+    layers, x = [conv, relu, conv, relu, conv], rng.standard_normal((2, 3, 5, 6))
+    others = copy.deepcopy(layers)
+    found = []
+    for net, release in ((layers, True), (others, False)):
+        network.forward(net, x, True)
+        found.append(network.backward(net, np.ones_like(x), release=release))
+    assert same(*found)
+    assert conv.x is None and relu.out is None
+
+
+def test_a_users_layers_keep_everything():
+    class Own:
+        """With the names of ours."""
+
+        activations = ("x",)
+        parameters = ("W",)
+        dW = 5
+
+        def forward(self, x):
+            self.x = x
+            return x
+
+        def backward(self, dout):
+            return dout
+
+    own = Own()
+    layers = [*short()[:3], own]
+    out = network.forward(layers, inputs(np.float32, np.random.default_rng(20)), True)
+    network.backward(layers, out, release=True)
+    assert own.x is not None and own.dW == 5
+    assert layers[0].x is None
+
+
 # ---- networks -------------------------------------------------------------------------------------------------------
 
 

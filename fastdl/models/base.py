@@ -85,10 +85,13 @@ class Model:
         return self.loss_and_gradient(x, t)[1]
 
     def loss_and_gradient(self, x: np.ndarray, t: np.ndarray) -> tuple[float, dict[str, np.ndarray]]:
-        """The loss, and its gradients by the parameters, from one forward and one backward pass."""
+        """The loss, and its gradients by the parameters, from one forward and one backward pass.
+
+        On the way back each layer gives its activations up (``layer.x`` and the like are None then), for the memory.
+        """
         loss = self.loss(x, t)
         layers = self._sequence()
-        network.backward(layers, self.last_layer.backward(1), need_dx=False)
+        network.backward(layers, self.last_layer.backward(1), need_dx=False, release=True)
         return float(loss), network.named_grads(layers)
 
     def set_params(self, params: Mapping[str, np.ndarray]) -> None:
