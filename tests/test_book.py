@@ -1,4 +1,8 @@
-"""The book's scripts under fastdl: the same numbers, what is replaced and what is left, what python itself would do."""
+"""The book's scripts under fastdl: the same numbers, what is replaced and what is left, what python itself would do.
+
+``reader/`` is a folder as a reader of the book has it, in our own words. It imports nothing but NumPy and itself, so it
+has im2col and layers that stand in ``bench/peers`` and in the references too.
+"""
 
 from __future__ import annotations
 

@@ -411,13 +411,14 @@ def test_empty_arrays(level):
 @pytest.mark.parametrize("storage", STORAGE)
 @pytest.mark.parametrize("level", LEVELS)
 def test_not_a_number_stays_in_its_channel(level, storage):
-    x, dout = random((3, 7, 9, 8), storage, 1, 2), random((3, 7, 9, 8), storage, 2)
-    one = np.ones(7, np.float32)
+    x, dout = random((3, 9, 9, 8), storage, 1, 2), random((3, 9, 9, 8), storage, 2)
+    one = np.ones(9, np.float32)
     dirty, dirty_dout = x.copy(), dout.copy()
     dirty[1, 1, 2, 3] = np.nan
     dirty[2, 2, 8, 7] = np.inf
-    dirty[0, 0, 0, 1] = np.inf  # among the rows that say about which value their block is summed
-    dirty[0, 4, 0, 0], dirty[0, 4, 5, 1] = np.inf, -np.inf
+    dirty[0, 4, 0, 0], dirty[2, 4, 5, 1] = np.inf, -np.inf
+    dirty[0, 7, 0, 1] = np.inf  # among the rows that say about which value their block is summed
+    dirty[0, 8, 0, 0], dirty[0, 8, 5, 1] = np.inf, -np.inf
     dirty_dout[1, 6, 1, 1] = np.nan
     for layout in ("contiguous", "channels_last"):
         lay = layouts.LAYOUTS[layout]
@@ -425,15 +426,15 @@ def test_not_a_number_stays_in_its_channel(level, storage):
         clean_gradients = batch_backward(level, storage, lay(dout), lay(x), one, *clean[1:])
         out, mean, var = batch_forward(level, storage, lay(dirty), one, one)
         want = batch_forward("numpy", storage, dirty, one, one)
-        np.testing.assert_array_equal(np.isnan(mean), [0, 1, 0, 0, 1, 0, 0])
-        assert mean[0] == mean[2] == np.inf
+        np.testing.assert_array_equal(np.isnan(mean), [0, 1, 0, 0, 1, 0, 0, 0, 1])
+        assert mean[2] == mean[7] == np.inf
         np.testing.assert_array_equal(np.isnan(var), np.isnan(want[2]))
         np.testing.assert_array_equal(np.isnan(out), np.isnan(want[0]))
         gradients = batch_backward(level, storage, lay(dirty_dout), lay(dirty), one, mean, var)
         want = batch_backward("numpy", storage, dirty_dout, dirty, one, mean, var)
         for got, expected in zip(gradients, want, strict=True):
             np.testing.assert_array_equal(np.isnan(got), np.isnan(expected))
-        for c in (3, 5):
+        for c in (0, 3, 5):
             assert np.array_equal(out[:, c], clean[0][:, c]) and mean[c] == clean[1][c] and var[c] == clean[2][c]
             assert np.array_equal(gradients[0][:, c], clean_gradients[0][:, c])
 

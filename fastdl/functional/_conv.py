@@ -139,8 +139,6 @@ def fused_conv2d_pool(
     """
     x, w = two(x, w, "conv2d", "x w")
     stride, pad, dilation, groups = parameters("conv2d", stride, pad, dilation, groups)
-    if b is None:
-        b = np.zeros(w.shape[:1], x.dtype)
     choice = backend.current()
     key = ("conv2d pooled", x.shape, x.strides, x.dtype, w.shape, w.strides, stride, pad, dilation, groups, choice)
     found: _PooledPlan | str | None = plans.get(key)
@@ -157,7 +155,7 @@ def fused_conv2d_pool(
             found = remember(key, _PooledPlan(problem, backend.kernel(problem, choice), *outs))
     if isinstance(found, str):
         return None
-    b = vector(b, w.shape[0], x.dtype, "conv2d: b")
+    b = np.zeros(w.shape[:1], x.dtype) if b is None else vector(b, w.shape[0], x.dtype, "conv2d: b")
     out = found.out.empty() if keep else None
     pooled = found.pooled.empty()
     indices = found.indices.empty() if keep else None

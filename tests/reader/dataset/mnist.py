@@ -1,5 +1,4 @@
 import os
-import pickle
 import urllib.request
 
 import numpy as np
@@ -13,15 +12,13 @@ def init_mnist():
     for name in ("train_img", "train_label", "test_img", "test_label"):
         with urllib.request.urlopen(url + name) as file:
             found[name] = np.frombuffer(file.read(), np.uint8)
-    with open(folder + "/mnist.pkl", "wb") as file:
-        pickle.dump(found, file, -1)
+    np.savez(folder + "/mnist.npz", **found)
 
 
 def load_mnist(normalize=True, flatten=True, one_hot_label=False):
-    if not os.path.exists(folder + "/mnist.pkl"):
+    if not os.path.exists(folder + "/mnist.npz"):
         init_mnist()
-    with open(folder + "/mnist.pkl", "rb") as file:
-        found = pickle.load(file)
+    found = dict(np.load(folder + "/mnist.npz"))
     if normalize:
         for name in ("train_img", "test_img"):
             found[name] = found[name].astype(np.float32) / 255.0
