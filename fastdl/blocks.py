@@ -22,8 +22,8 @@ from .functional._call import Problem, memory_order, plans, remember
 from .layers import Affine, AveragePooling, Convolution, Pooling
 
 #: Bytes for input and output of the largest layer of a block, a part of L3. DeepConvNet on 1,000 images, two threads:
-#: 27.6 ms as a whole, 23.0 in blocks of 100; in blocks of 20, which fit into L2, 23.7 where the whole took 26.5, and 100
-#: images 2.4 where the whole took 2.0: each block packs all weights once more, and has its own barriers.
+#: 27.6 ms as a whole, 23.0 in blocks of 100; in blocks of 20, which fit into L2, 23.7 where the whole took 26.5, and
+#: 100 images 2.4 where the whole took 2.0: each block packs all weights once more, and has its own barriers.
 CACHE = 10 << 20
 #: Where weights are larger or blocks smaller, the weights of a block outweigh its images.
 MOST_WEIGHTS = 1 << 20
