@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+
 import numpy as np
 import pytest
 
 from fastdl import _array
 from fastdl import backend as settings
+
+# A shell that starts a command with & lets it ignore Ctrl-C, which the tests of interrupted runs send.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(params=settings.available_backends())

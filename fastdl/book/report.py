@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-#: The calls that are kept are each layer's third: by then memory is warm and the batch is a usual one.
+#: From its third call on a layer's arguments are kept: by then memory is warm and the batch is a usual one.
 KEPT_CALL = 3
 #: Layers whose calls are kept, at most: each keeps copies of its arrays.
 MOST_LAYERS = 200
@@ -32,10 +32,34 @@ class _Record:
 
     def __init__(self, theirs: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> None:
         self.theirs, self.arguments, self.keywords = theirs, arguments, keywords
-        self.made: tuple[tuple[Any, ...], dict[str, Any]] | None = (
-            None  # the constructor's arguments when a call was kept
-        )
+        #: The constructor's arguments when the first call was kept.
+        self.made: tuple[tuple[Any, ...], dict[str, Any]] | None = None
         self.clocks: dict[str, _Clock] = defaultdict(_Clock)
+        #: Forward calls since the last backward call; which of them was the kept one; which one a backward call needs.
+        self.forwards = self.kept_forward = self.own_forward = 0
+
+    def wants(self, method: str) -> bool:
+        """Whether this call's arguments are to be kept.
+
+        A backward call is kept with the forward call before it. Which of the forward calls that will be, of those that
+        compute losses and accuracies as well, is seen from the backward call before: copying each would cost more than
+        the layers.
+        """
+        clock = self.clocks[method]
+        late = clock.calls >= KEPT_CALL
+        if method == "update":
+            return late and clock.kept is None
+        complete = self.clocks["backward"].kept is not None
+        if method == "forward":
+            self.forwards += 1
+            if complete or not (late and (clock.kept is None or self.forwards == self.own_forward)):
+                return False
+            self.kept_forward = self.forwards
+            return True
+        own, self.own_forward, self.forwards = self.forwards, self.forwards, 0
+        found = not complete and own == self.kept_forward
+        self.kept_forward = 0
+        return found
 
 
 class Line(NamedTuple):
@@ -72,7 +96,7 @@ class Report:
                 clock = record.clocks[method]
                 clock.calls += 1
                 clock.elements += _elements(arguments)
-                if clock.calls == KEPT_CALL and len(report._records[name]) <= MOST_LAYERS:
+                if len(report._records[name]) <= MOST_LAYERS and record.wants(method):
                     record.made = record.made or _copied(record.arguments, record.keywords)
                     clock.kept = _copied(arguments, keywords)
                 begin = time.perf_counter()

@@ -1,4 +1,5 @@
 import os
+import pickle
 import sys
 
 sys.path.append(os.pardir)
@@ -65,3 +66,12 @@ class DeepConvNet:
             grads["W" + str(i + 1)] = layer.dW
             grads["b" + str(i + 1)] = layer.db
         return grads
+
+    def load_params(self, file_name):
+        with open(file_name, "rb") as file:
+            for key, value in pickle.load(file).items():
+                self.params[key] = value
+        numbered = [layer for layer in self.layers if isinstance(layer, (Convolution, Affine))]
+        for i, layer in enumerate(numbered):
+            layer.W = self.params["W" + str(i + 1)]
+            layer.b = self.params["b" + str(i + 1)]

@@ -3,19 +3,15 @@ import sys
 
 sys.path.append(os.pardir)
 import numpy as np
-from common.optimizer import Adam
-from dataset.patterns import load_patterns
+from common.trainer import Trainer
+from dataset.mnist import load_mnist
 from deep_convnet import DeepConvNet
 
-steps, batch_size = int(sys.argv[1]), int(sys.argv[2])
-x, t = load_patterns(flatten=False)
+(x_train, t_train), (x_test, t_test) = load_mnist(flatten=False)
 np.random.seed(0)
 network = DeepConvNet()
-optimizer = Adam(lr=0.001)
-for i in range(steps):
-    batch = np.random.choice(x.shape[0], batch_size)
-    grads = network.gradient(x[batch], t[batch])
-    optimizer.update(network.params, grads)
-    print("train loss:" + repr(float(network.loss(x[batch], t[batch]))))
-print("accuracy:" + repr(float(network.accuracy(x, t))))
-print(network.layers[0].W is network.params["W1"], network.layers[0].col.dtype, network.layers[4].arg_max.shape)
+trainer = Trainer(network, x_train, t_train, x_test, t_test, epochs=20, mini_batch_size=100, optimizer="Adam",
+                  optimizer_param={"lr": 0.001}, evaluate_sample_num_per_epoch=1000)  # fmt: skip
+if len(sys.argv) > 1:
+    trainer.max_iter = int(sys.argv[1])
+trainer.train()

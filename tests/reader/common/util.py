@@ -1,9 +1,19 @@
 import numpy as np
 
 
+def smooth_curve(x):
+    window = np.kaiser(11, 2)
+    mirrored = np.r_[x[10:0:-1], x, x[-1:-11:-1]]
+    return np.convolve(window / window.sum(), mirrored, mode="valid")[5 : len(x) + 5]
+
+
 def shuffle_dataset(x, t):
     order = np.random.permutation(x.shape[0])
     return x[order], t[order]
+
+
+def conv_output_size(input_size, filter_size, stride=1, pad=0):
+    return (input_size + 2 * pad - filter_size) / stride + 1
 
 
 def _sizes(h, w, filter_h, filter_w, stride, pad):
