@@ -143,7 +143,7 @@ TABLE: tuple[Row, ...] = tuple(
               workspace=_lazy(".conv.plan:workspace")),
         _conv_rows("direct", _CONV),
         _conv_rows("pointwise", _CONV, storage=("float32", "float64")),
-        _conv_rows("small_channel", "forward backward_weight"),
+        _conv_rows("small_channel", _CONV),
         _conv_rows("depthwise", _CONV),
         [_reference("conv", "conv2d", "forward_pooled")],
         *(_conv_rows("winograd", f"{_CONV} forward_pooled", name, i)

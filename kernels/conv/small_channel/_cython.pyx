@@ -9,6 +9,7 @@ cdef extern from "small_call.h":
         fd_tensor x
         fd_tensor w
         fd_tensor out
+        const fd_tensor *mask
         ptrdiff_t stride_h
         ptrdiff_t stride_w
         ptrdiff_t dilation_h
@@ -20,6 +21,7 @@ cdef extern from "small_call.h":
         ptrdiff_t slices
         int relu
     int small_forward_start(small_call *g, const fd_tensor *bias, int threads) nogil
+    int small_input_start(small_call *g, int threads) nogil
     int small_weight_start(small_call *g, int threads) nogil
 
 ISA = __name__.rpartition("_")[2]
@@ -34,6 +36,7 @@ cdef int _start(small_call *g, problem, x, w, out) except -1:
     g.dilation_h, g.dilation_w = problem.dilation
     g.top, g.left = problem.pads[0], problem.pads[2]
     g.rows, g.columns, g.slices = plan(problem, ISA)
+    g.mask = NULL
     g.relu = problem.epilogue == "bias_relu"
     return 0
 
@@ -48,6 +51,18 @@ def conv2d_forward(problem, x, w, b, out, int threads):
     bias_or_null = optional(b, &bias)
     with nogil:
         status = small_forward_start(&g, bias_or_null, threads)
+    finish(status)
+
+
+def conv2d_backward_input(problem, dout, w, y, dx, int threads):
+    """dx = what each input element contributed, weighted by dout; 0 where y <= 0."""
+    cdef small_call g
+    cdef fd_tensor mask
+    cdef int status
+    _start(&g, problem, dx, w, dout)
+    g.mask = optional(y, &mask)
+    with nogil:
+        status = small_input_start(&g, threads)
     finish(status)
 
 

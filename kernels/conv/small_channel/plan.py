@@ -19,12 +19,16 @@ REACH = 64
 #: Most slices of backward_weight, and the bytes from which on it takes fewer of them (but 16).
 SLICES, PARTIAL_BYTES = 32, 2**21
 
+#: Most bytes of the padded copy of dout in backward_input: with its border, so that small blocks copy much twice.
+COPY_BYTES = 384 * 1024
+
 #: Most rows (pixels or taps) of a register tile that is one or two vectors wide.
 _LIMITS = {"baseline": (12, 6), "v3": (12, 6), "v4": (28, 14)}
 
 
 class Plan(NamedTuple):
-    """Output pixels of a block, and the slices of blocks whose sums are kept apart in backward_weight."""
+    """Output pixels of a block (input pixels in backward_input), and the slices of blocks whose sums are kept apart in
+    backward_weight."""
 
     rows: int
     columns: int
@@ -61,9 +65,38 @@ def _buffer(problem: Problem, rows: int, columns: int) -> int:
     return ((rows - 1) * sh + reach_h) * ((columns - 1) * sw + reach_w) * problem.shapes[1][1]
 
 
+def _read(problem: Problem, rows: int, columns: int) -> tuple[int, int]:
+    """Rows and columns of dout that a block of backward_input reads (small_input_axis)."""
+    axes = zip((rows, columns), problem.stride, _reach(problem), problem.pads[::2], strict=True)
+    height, width = ((block - 1 + before) // stride - (before - reach + 1) // stride + 1
+                     for block, stride, reach, before in axes)  # fmt: skip
+    return height, width
+
+
+def _wide(problem: Problem, isa: str) -> int:
+    """Output channels in whole vectors."""
+    lanes = VECTOR_BYTES[isa] // itemsize(problem.compute)
+    return -(-problem.shapes[1][0] // lanes) * lanes
+
+
+def _input_plan(problem: Problem, isa: str) -> Plan:
+    """Blocks that begin at multiples of the strides: whole rows, as many as the copy of dout has room for."""
+    (h, w), (sh, sw) = problem.shapes[0][2:], problem.stride
+    columns = w if w <= 256 else math.ceil(_even(w, 256) / sw) * sw
+    rows = math.ceil(max(h, 1) / sh) * sh
+    while rows > sh:
+        height, width = _read(problem, rows, columns)
+        if height * width * _wide(problem, isa) * itemsize(problem.compute) <= COPY_BYTES:
+            break
+        rows = math.ceil(rows / 2 / sh) * sh
+    return Plan(rows, max(columns, 1), 1)
+
+
 @functools.lru_cache(maxsize=4096)
 def plan(problem: Problem, isa: str) -> Plan:
     """Blocks: long rows, as many as keep the copy in L2; in backward_weight so few that sums stay short."""
+    if problem.direction == "backward_input":
+        return _input_plan(problem, isa)
     n, (k, c, kh, kw), (oh, ow) = problem.shapes[0][0], problem.shapes[1], problem.grid()
     size = itemsize(problem.compute)
     pixels = 512 if problem.direction == "backward_weight" else 2048
@@ -88,6 +121,9 @@ def cost(problem: Problem, isa: str) -> float:
     most = _LIMITS[isa][nv - 1]
     panels = -(-vectors // nv)
     taps = c * kh * kw
+    if problem.direction == "backward_input":  # and 2 ns for the lanes of each sum, and a copy of dout
+        steps = n * c * h * w * kh * kw / (problem.stride[0] * problem.stride[1])
+        return steps * _wide(problem, isa) / macs_per_ns(isa, problem.compute) + n * (2 * c * h * w + 0.1 * k * oh * ow)
     if problem.direction == "forward":
         steps, rows = n * oh * -(-ow // most) * taps, min(most, max(ow, 1))
     else:
@@ -103,6 +139,11 @@ def workspace(problem: Problem, isa: str, threads: int) -> int:
     size = itemsize(problem.compute)
     lanes = VECTOR_BYTES[isa] // size
     wide, taps = -(-k // lanes) * lanes, c * kh * kw
+    if problem.direction == "backward_input":
+        height, width = _read(problem, rows, columns)
+        own = height * width * wide + columns * c
+        classes = (problem.stride[0] * problem.stride[1] + 1) * 8
+        return taps * wide * size + kh * kw * wide // lanes * 8 + classes + threads * (own * size + 2 * 128) + 3 * 128
     own = _buffer(problem, rows, columns)
     if problem.direction == "backward_weight":
         shared, own = slices * taps * wide, own + rows * columns * wide
