@@ -186,21 +186,24 @@ def output(out: Any, wanted: Layout, op: str, apart: tuple[Array | None, ...], o
         raise ValueError(f"{op}: out must have shape {wanted.shape}, got {out.shape}")
     if out.dtype != wanted.dtype:
         raise TypeError(f"{op}: out must have dtype {wanted.dtype}, got {out.dtype}")
-    if not out.flags.writeable:
+    flags = out.flags
+    if not flags.writeable:
         raise ValueError(f"{op}: out is read-only")
-    if not out.flags.aligned:
+    if not flags.aligned:
         raise ValueError(f"{op}: the elements of out are not aligned")
-    if out.size and any(stride == 0 and size > 1 for stride, size in zip(out.strides, out.shape, strict=True)):
+    if 0 in out.strides and any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)) and out.size:
         raise ValueError(f"{op}: out is a broadcast view, whose elements share memory")
-    for a in (*apart, *(a for a in over if not _same_elements(a, out))):
+    for a in apart:
         if a is not None and np.may_share_memory(a, out):
+            raise ValueError(f"{op}: out shares memory with an input")
+    for a in over:
+        if a is not out and np.may_share_memory(a, out) and not _same_elements(a, out):
             raise ValueError(f"{op}: out shares memory with an input")
     return out
 
 
 def _same_elements(a: Array, b: Array) -> bool:
     """Whether both arrays are the same elements in memory."""
-    return a is b or (
-        (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
-        and a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+    return (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype) and (
+        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
     )

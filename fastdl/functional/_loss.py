@@ -117,20 +117,25 @@ def softmax_cross_entropy(x: ArrayLike, t: ArrayLike) -> tuple[Any, Array]:
     """
     op = "softmax_cross_entropy"
     x = one(x, op)
+    _expect_matrix(x.shape, op, "x")
+    losses, probabilities = cross_entropy_rows(x, _labels(t, x.shape, op))
+    mean = losses.sum(dtype=np.float64) / x.shape[0] if x.shape[0] else np.nan
+    return probabilities.dtype.type(mean), probabilities
+
+
+def cross_entropy_rows(x: Array, labels: Array) -> tuple[Array, Array]:
+    """The loss of each row and the softmax; ``x`` is a matrix of a float dtype, ``labels`` are checked int64 (N,)."""
     choice = backend.current()
-    key = (op, x.shape, x.strides, x.dtype, choice)
+    key = ("softmax_cross_entropy", x.shape, x.strides, x.dtype, choice)
     found = plans.get(key)
     if found is None:
-        _expect_matrix(x.shape, op, "x")
         compute = np.dtype(COMPUTE[x.dtype.name])
-        problem = Problem(op, "forward", (x.shape,), x.dtype.name, (memory_order(x),))
+        problem = Problem("softmax_cross_entropy", "forward", (x.shape,), x.dtype.name, (memory_order(x),))
         found = remember(key, (plan(problem, layout(x.shape, compute), choice), layout(x.shape[:1], compute)))
     (problem, kernel, wanted), wanted_losses = found
-    labels = _labels(t, x.shape, op)
     losses, probabilities = wanted_losses.empty(), wanted.empty()
     kernel(problem, x, labels, losses, probabilities, backend.get_num_threads())
-    mean = losses.sum(dtype=np.float64) / x.shape[0] if x.shape[0] else np.nan
-    return wanted.dtype.type(mean), probabilities
+    return losses, probabilities
 
 
 def softmax_cross_entropy_backward(
@@ -146,20 +151,27 @@ def softmax_cross_entropy_backward(
     storage = probabilities.dtype if dtype is None else float_dtype(dtype, f"{op}: dtype")
     compute = np.dtype(COMPUTE[storage.name])
     probabilities = to_dtype(probabilities, compute)
+    _expect_matrix(probabilities.shape, op, "probabilities")
+    labels = _labels(t, probabilities.shape, op)
+    dout = one(dout, op, "dout")
+    if dout.size != 1:
+        raise ValueError(f"{op}: dout must be one number, got shape {dout.shape}")
+    return cross_entropy_rows_backward(probabilities, labels, float(dout.reshape(())), storage, out)
+
+
+def cross_entropy_rows_backward(
+    probabilities: Array, labels: Array, dout: float, storage: np.dtype[Any], out: Array | None = None
+) -> Array:
+    """The gradient by the logits, of dtype ``storage``; probabilities are of its compute dtype, labels are checked."""
     shape, choice = probabilities.shape, backend.current()
-    key = (op, shape, probabilities.strides, storage, choice)
+    key = ("softmax_cross_entropy_backward", shape, probabilities.strides, storage, choice)
     found = plans.get(key)
     if found is None:
-        _expect_matrix(shape, op, "probabilities")
         orders = (memory_order(probabilities),)
         problem = Problem("softmax_cross_entropy", "backward", (shape,), storage.name, orders)
         found = remember(key, plan(problem, layout(shape, storage), choice))
     problem, kernel, wanted = found
-    labels = _labels(t, shape, op)
-    dout = one(dout, op, "dout")
-    if dout.size != 1:
-        raise ValueError(f"{op}: dout must be one number, got shape {dout.shape}")
-    scale = (dout.reshape(1).astype(np.float64) / max(shape[0], 1)).astype(compute)
-    out = wanted.empty() if out is None else output(out, wanted, op, (probabilities, labels))
+    scale = np.full(1, dout / max(shape[0], 1), probabilities.dtype)
+    out = wanted.empty() if out is None else output(out, wanted, key[0], (probabilities, labels))
     kernel(problem, probabilities, labels, scale, out, backend.get_num_threads())
     return out

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .. import backend
-from .. import functional as F
+from ..functional import _call, _loss
 from .base import Layer
 
 
@@ -37,8 +37,8 @@ class SoftmaxWithLoss(Layer):
         """
         t = np.asarray(t)
         labels = _labels(x, t)
-        _, y = F.softmax_cross_entropy(x, labels)
-        picked = y[np.arange(len(labels)), labels].astype(np.float64)
+        _, y = _loss.cross_entropy_rows(_call.one(x, "SoftmaxWithLoss"), labels)
+        picked = y[np.arange(len(labels)), labels].astype(np.float64, copy=False)
         with np.errstate(invalid="ignore"):  # the mean of no losses, or of NaN
             loss = np.float64(-np.log(picked + 1e-7).sum() / len(labels)) if len(labels) else np.float64("nan")
         self.loss = loss
@@ -52,7 +52,7 @@ class SoftmaxWithLoss(Layer):
         """The gradient of the loss by the scores, (N, classes) in their dtype; ``dout`` is ignored."""
         y, t, labels = self._kept(self.y), self._kept(self.t), self._kept(self._labels)
         if t.size == labels.size:
-            return F.softmax_cross_entropy_backward(y, labels, dtype=self._dtype)
+            return _loss.cross_entropy_rows_backward(y, labels, 1.0, self._kept(self._dtype))
         # Rows of t need not be one-hot here: the book's gradient is (y - t) / N for whatever they hold.
         return ((y - t.reshape(y.shape)) / y.dtype.type(len(y) or 1)).astype(self._dtype, copy=False)
 

@@ -52,6 +52,9 @@ _LARGE_CONV = (
     "values=wide,size=2x14x13,channels=65x33,kernel=3x3,stride=1x1,pads=2x2x2x2,order=nhwc,out_order=nchw,w_order=nhwc",
     "values=normal,size=3x21x17,channels=3x16,kernel=5x4,stride=2x1,pads=2x2x2x2,order=nchw,out_order=nhwc",
     "values=integers,size=8x28x28,channels=1x16,kernel=3x3,pads=1x1x1x1,order=nchw,out_order=nhwc",
+    # few channels, several blocks of input pixels, more columns than a block has
+    "values=normal,size=1x71x270,channels=4x40,kernel=5x3,stride=2x3,pads=2x1x3x0,order=nchw,out_order=nhwc",
+    "values=integers,size=1x90x20,channels=2x64,kernel=3x3,pads=1x1x1x1,order=nhwc,out_order=nhwc",
     "values=wide,size=1x9x9,channels=130x7,kernel=3x3,order=nhwc,out_order=nhwc",
     "values=integers,size=2x12x10,channels=300x64,kernel=1x1,order=nhwc,out_order=nhwc",
     "values=integers,size=2x5x7,channels=1024x48,kernel=1x1,order=nhwc,out_order=nhwc",
