@@ -12,17 +12,19 @@ Nothing in the reader's folder changes.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import types
+from collections.abc import Iterator
 from typing import Any
 
 from . import mnist
 from .hook import Finder
 from .layers import compute_dtype, set_compute_dtype
-from .replace import CANDIDATES, Outcome, replace
+from .replace import CALLERS, CANDIDATES, Outcome, replace
 from .report import Report
 
-__all__ = ["Outcome", "Report", "compute_dtype", "install", "outcomes", "set_compute_dtype", "uninstall"]
+__all__ = ["Outcome", "Report", "compute_dtype", "install", "outcomes", "set_compute_dtype", "uninstall", "without"]
 
 _DATA = "dataset.mnist"
 _finder: Finder | None = None
@@ -42,10 +44,9 @@ def install(report: Report | None = None) -> None:
     global _finder, _report
     if _finder is not None:
         return
-    names = frozenset((*CANDIDATES, _DATA))
-    _finder, _report = Finder(names, _ready), report
+    _finder, _report = Finder(_names(), _ready), report
     sys.meta_path.insert(0, _finder)
-    for name in names & set(sys.modules):
+    for name in _names() & set(sys.modules):
         _ready(sys.modules[name], name)
 
 
@@ -65,6 +66,29 @@ def uninstall() -> None:
 def outcomes() -> list[Outcome]:
     """Every name that was looked at since ``install``."""
     return list(_outcomes)
+
+
+@contextlib.contextmanager
+def without() -> Iterator[None]:
+    """The book's modules as they were, also where one has copied a function of another: for comparisons."""
+    theirs = {id(getattr(module, name)): value for module, name, value in _before}
+    swapped = [
+        (vars(module), name, value)
+        for module in [sys.modules[name] for name in _names() & set(sys.modules)]
+        for name, value in vars(module).items()
+        if id(value) in theirs
+    ]
+    for names, name, value in swapped:
+        names[name] = theirs[id(value)]
+    try:
+        yield
+    finally:
+        for names, name, value in swapped:
+            names[name] = value
+
+
+def _names() -> frozenset[str]:
+    return frozenset((*CANDIDATES, *CALLERS, _DATA))
 
 
 def _ready(module: types.ModuleType, name: str) -> None:

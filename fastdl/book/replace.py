@@ -50,6 +50,10 @@ CANDIDATES: dict[str, dict[str, Candidate]] = {
     },
 }
 
+#: Modules of the book whose code only calls the others.
+CALLERS = ("common.gradient", "common.trainer", "common.multi_layer_net", "common.multi_layer_net_extend")
+CALLER = "fastdl has nothing in its place; what it calls is fastdl's"
+
 #: How far two results may be apart: sums in another order.
 RELATIVE, ABSOLUTE = {"float64": 1e-9, "float32": 1e-5}, {"float64": 1e-12, "float32": 1e-7}
 
@@ -68,8 +72,13 @@ def replace(module: types.ModuleType, name: str, report: Report | None) -> list[
 
     Returns each outcome with what was there before.
     """
+    candidates = CANDIDATES.get(name, {})
     outcomes = []
-    for attribute, candidate in CANDIDATES[name].items():
+    for attribute, theirs in vars(module).items():
+        own = inspect.isclass(theirs) or inspect.isfunction(theirs)
+        if own and theirs.__module__ == module.__name__ and attribute not in candidates:
+            outcomes.append((Outcome(name, attribute, False, CALLER), theirs))
+    for attribute, candidate in candidates.items():
         theirs = module.__dict__.get(attribute)
         if theirs is None:
             continue

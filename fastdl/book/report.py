@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+import weakref
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,6 +16,8 @@ KEPT_CALL = 3
 #: Layers whose calls are kept, at most: each keeps copies of its arrays.
 MOST_LAYERS = 200
 REPEATS = 3
+#: Bytes that are written between two calls.
+BETWEEN = 64 << 20
 METHODS = ("forward", "backward", "update")
 
 
@@ -77,6 +81,8 @@ class Report:
 
     def __init__(self) -> None:
         self._records: dict[str, list[_Record]] = defaultdict(list)
+        # Apart from the layers, whose copies and pickles are none of a report's business.
+        self._of: weakref.WeakKeyDictionary[Any, _Record] = weakref.WeakKeyDictionary()
         self._start = time.perf_counter()
 
     def timed(self, ours: Any, theirs: Any) -> Any:
@@ -85,14 +91,18 @@ class Report:
 
         def start(layer: Any, *arguments: Any, **keywords: Any) -> None:
             ours.__init__(layer, *arguments, **keywords)
-            layer.__dict__["_record"] = _Record(theirs, arguments, keywords)
-            report._records[name].append(layer.__dict__["_record"])
+            new(layer, _Record(theirs, arguments, keywords))
+
+        def new(layer: Any, record: _Record) -> _Record:
+            report._of[layer] = record
+            report._records[name].append(record)
+            return record
 
         def clocked(method: str) -> Callable[..., Any]:
             own = getattr(ours, method)
 
             def call(layer: Any, *arguments: Any, **keywords: Any) -> Any:
-                record: _Record = layer.__dict__["_record"]
+                record = report._of.get(layer) or new(layer, _Record(None, (), {}))  # a copy's arguments are unknown
                 clock = record.clocks[method]
                 clock.calls += 1
                 clock.elements += _elements(arguments)
@@ -109,18 +119,21 @@ class Report:
             return call
 
         methods = {method: clocked(method) for method in METHODS if method in dir(ours)}
-        return type(
-            name, (ours,), {"__init__": start, "__doc__": ours.__doc__, "__module__": ours.__module__, **methods}
-        )
+        names = {"__init__": start, "__doc__": ours.__doc__, "__module__": theirs.__module__, **methods}
+        return type(name, (ours,), names)
 
     def lines(self) -> list[Line]:
-        """For each class, the slowest first. Runs calls of the reader's classes, which uses ``np.random``."""
+        """For each class, the slowest first. Call it in ``book.without()``: it runs the reader's classes.
+
+        They may draw from ``np.random``.
+        """
         found = []
+        between = np.empty(BETWEEN, np.uint8)
         for name, records in self._records.items():
             clocks = [clock for record in records for clock in record.clocks.values()]
             if not clocks:
                 continue
-            plain = [_plain(record) for record in records]
+            plain = [_plain(record, between) for record in records]
             known = [seconds for seconds in plain if seconds is not None]
             found.append(
                 Line(
@@ -155,15 +168,18 @@ def _copy(value: Any) -> Any:
     return value
 
 
-def _plain(record: _Record) -> float | None:
-    """Seconds that the reader's class would have taken for all calls; None where no call was kept, or it fails."""
+def _plain(record: _Record, between: np.ndarray) -> float | None:
+    """Seconds that the reader's class would have taken for all calls; None where no call was kept, or it fails.
+
+    ``between`` stands for the rest of a training step, after which a layer finds little of its arrays in the caches.
+    """
     total = 0.0
     layer = None
     for method in METHODS:  # a backward pass follows its forward pass
         clock = record.clocks.get(method)
         if clock is None:
             continue
-        if clock.kept is None or record.made is None:
+        if clock.kept is None or record.made is None or record.theirs is None:
             return None
         try:
             if layer is None:
@@ -172,10 +188,11 @@ def _plain(record: _Record) -> float | None:
             times = []
             for _ in range(REPEATS):
                 arguments, keywords = _copied(*clock.kept)
+                between.fill(0)
                 begin = time.perf_counter()
                 getattr(layer, method)(*arguments, **keywords)
                 times.append(time.perf_counter() - begin)
         except Exception:
             return None
-        total += min(times) * clock.elements / max(_elements(clock.kept[0]), 1)
+        total += statistics.median(times) * clock.elements / max(_elements(clock.kept[0]), 1)
     return total

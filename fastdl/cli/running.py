@@ -79,14 +79,18 @@ def _print(report: Report, kernels: Explanation) -> None:
 
     sys.stdout.flush()
     seconds = report.seconds()
-    lines = report.lines()
+    with book.without():
+        lines = report.lines()
     console = Console(stderr=True, highlight=False)
     outcomes = book.outcomes()
     replaced = ", ".join(outcome.name for outcome in outcomes if outcome.replaced)
     console.print(f"\n[bold]replaced[/bold]  {escape(replaced) or 'nothing'}")
+    left: dict[tuple[str, str], list[str]] = {}
     for outcome in outcomes:
         if not outcome.replaced:
-            console.print(f"[bold]left[/bold]      {escape(f'{outcome.module}.{outcome.name}: {outcome.reason}')}")
+            left.setdefault((outcome.module, outcome.reason), []).append(outcome.name)
+    for (module, reason), names in left.items():
+        console.print(f"[bold]left[/bold]      {escape(module + ': ' + ', '.join(names) + ': ' + reason)}")
     table = Table(box=None, header_style="bold", pad_edge=False, title=f"{seconds:.1f} s in all", title_justify="left")
     for name in ("class", "objects", "calls", "s", "plain NumPy s", "times"):
         table.add_column(name, justify="left" if name == "class" else "right", no_wrap=True)
