@@ -215,7 +215,8 @@ def set_conv_algorithm(name: str) -> None:
     ``"auto"`` is the algorithm that a fixed cost model expects to be the fastest, ``"direct"`` that without Winograd's
     (every product is computed, and on small integers the result is exact), ``"winograd"`` Winograd's wherever it can
     run: 3x3 and 5x5 filters of stride 1. Its float32 results may differ from the direct ones in the last two or three
-    of their 24 bits; ``fastdl check`` shows the bound. Raises ``ValueError`` for another name.
+    of their 24 bits; ``fastdl check`` shows the bound. A result that is exactly 0 because every product is may come out
+    as 1e-9, so that a ReLU's mask and the ties of max pooling can differ. Raises ``ValueError`` for another name.
     """
     global _process_choice
     _process_choice = _process_choice.replace(conv=_checked_algorithm(name, "the convolution algorithm"))

@@ -7,6 +7,7 @@ import importlib.util
 import itertools
 import json
 import math
+import os
 import sys
 from pathlib import Path
 
@@ -580,3 +581,34 @@ def test_a_step_is_counted(bench):
     assert found["flop"] == pytest.approx(3 * 2 * macs, rel=0.1)
     assert any(name.startswith("adam step") for name in found["kernels"])
     assert step.resident() is None or step.resident() > 2**20
+
+
+def test_scripts_are_compared_and_timed_in_turns(bench, tmp_path):
+    """A whole run of one script, in processes of their own."""
+    data = os.environ.get("FASTDL_DATA_DIR")
+    if not data:
+        pytest.skip("needs FASTDL_DATA_DIR")
+    import book
+
+    file = tmp_path / "scripts.json"
+    assert book.main(["--scripts", "two_layer_net,start-up", "--rounds", "1", "--json", str(file)]) == 0
+    found = record.load(file)
+    assert found.complete
+    assert [(m.case, m.participant, m.dtype) for m in found.measurements] == [
+        (case, *who)
+        for case in ("two_layer_net", "start-up")
+        for who in (("python", "float64"), ("fastdl run", "float64"), ("fastdl run", "float32"))
+    ]
+    checks = [m.check for m in found.measurements]
+    assert [check is None for check in checks] == [True, False, False, True, True, True]
+    assert all(check.difference > 0 for check in checks if check is not None)  # the order of sums is another
+
+
+@pytest.mark.parametrize("options", [["--scripts", "none"], ["--dtypes", "float16"]])
+def test_scripts_that_are_not_there(bench, options, capsys):
+    import book
+
+    with pytest.raises(SystemExit) as error:
+        book.main(options)
+    assert error.value.code == 2
+    assert options[1] in capsys.readouterr().err
