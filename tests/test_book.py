@@ -345,7 +345,13 @@ def test_path_arguments_and_working_directory(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "status"),
-    [("import sys; sys.exit(3)", 3), ("raise SystemExit", 0), ("import sys; sys.exit('no data')", 1), ("1 / 0", 1)],
+    [
+        ("import sys; sys.exit(3)", 3),
+        ("raise SystemExit", 0),
+        ("import sys; sys.exit('no data')", 1),
+        ("1 / 0", 1),
+        ("def f(a: missing): pass", 1),
+    ],
 )
 def test_the_exit_status_is_the_scripts(tmp_path, text, status):
     script = script_of(tmp_path, text + "\n", "ends.py")

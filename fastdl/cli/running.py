@@ -55,7 +55,7 @@ def _run(path: Path, arguments: Sequence[str]) -> None:
     sys.path[0] = str(path.parent)
     os.chdir(path.parent)
     try:
-        code = compile(path.read_bytes(), str(path), "exec")
+        code = compile(path.read_bytes(), str(path), "exec", dont_inherit=True)  # nor this file's __future__
         exec(code, main.__dict__)
     except SystemExit:
         raise
