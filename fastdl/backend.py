@@ -20,6 +20,7 @@ inference        (off)                                           :func:`inferenc
 from __future__ import annotations
 
 import functools
+import importlib.util
 import logging
 import math
 import os
@@ -97,6 +98,8 @@ class Choice:
 @functools.cache
 def missing(backend: str) -> str:
     """Why ``backend`` cannot run here; empty where it can."""
+    if backend == "numba" and importlib.util.find_spec("numba") is None:
+        return 'Numba is not installed: pip install "fastdl[numba]"'
     if backend != "cython":
         return ""
     reason = registry.level_missing(registry.LEVELS[0])

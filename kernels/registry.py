@@ -18,7 +18,7 @@ from .problem import Problem
 
 #: x86-64 psABI levels, lowest first: any CPU; AVX2 + FMA + F16C; AVX-512 F, BW, CD, DQ, VL. Elsewhere only the first.
 LEVELS = ("baseline", "v3", "v4")
-BACKENDS = ("numpy", "cython")
+BACKENDS = ("numpy", "cython", "numba")
 #: How convolutions may be computed: by the cheapest row, without Winograd's, or by Winograd's wherever one is eligible.
 CONV_ALGORITHMS = ("auto", "direct", "winograd")
 
@@ -109,6 +109,8 @@ def _rows(
         name = f"{op}_{direction}"
         if "." not in folder:
             rows.append(_reference(folder, op, direction, storage))
+            rows.append(Row(op, direction, "numba", "loops", "any", storage, _always, _free, _no_workspace,
+                            f"{package}._numba:{name}"))  # fmt: skip
         rows += [
             Row(op, direction, "cython", algorithm, isa, storage, eligible, cost, workspace,
                 f"{package}._cython_{isa}:{name}{suffix}")

@@ -121,7 +121,7 @@ class Expectation:
             to.memory.fill(poison)
             if operand.role == "state":
                 to.array[...] = self.built.initial[operand.name]
-        runtime = _runtime() if row.backend != "numpy" else None
+        runtime = _runtime() if row.backend == "cython" else None
         if runtime is not None:
             runtime.arena_peak(reset=True)
         with np.errstate(all="ignore"):

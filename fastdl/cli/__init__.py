@@ -48,6 +48,7 @@ class Backend(StrEnum):
 
     numpy = "numpy"
     cython = "cython"
+    numba = "numba"
 
 
 class AnyBackend(StrEnum):
@@ -56,6 +57,7 @@ class AnyBackend(StrEnum):
     auto = "auto"
     numpy = "numpy"
     cython = "cython"
+    numba = "numba"
 
 
 class Isa(StrEnum):

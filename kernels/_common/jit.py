@@ -1,0 +1,299 @@
+"""What every ``_numba.py`` starts with: how kernels are compiled and kept, halves, threads, shapes.
+
+A ``_numba.py`` holds functions with the signatures of the reference, which unwrap arrays and call kernels, and kernels,
+which are decorated with :func:`kernel` and see nothing but arrays and numbers. A kernel's first two arguments are the
+first task and the one after the last: :func:`parallel` deals tasks out to threads. Tasks are cut by the Problem alone, so
+that the bits do not depend on the threads.
+
+Storage and compute dtype: Numba has no float16 on a CPU and no bfloat16 at all. :func:`bits` passes float16 as uint16 and
+bfloat16 as int16; in a kernel ``widen(a[i])`` reads an element as a number of the compute dtype, and
+``out[i] = narrow(value, out)`` rounds one to nearest even. ``zero(a)`` is 0 in the compute dtype of ``a``. Other constants
+come in as arguments of the compute dtype: a float32 and an int make a float64.
+
+No fastmath but contraction: a product and the sum that it goes into may become one FMA, as in the compiled kernels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import llvmlite
+import numba
+import numpy as np
+from llvmlite import binding, ir
+from numba import types
+from numba.extending import intrinsic, overload
+
+# ---- compiling ------------------------------------------------------------------------------------------------------
+
+_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "boundscheck": False}
+_caching = threading.Lock()
+
+
+def _fingerprint() -> str:
+    """A hash of every kernel's source, of the versions and of the CPU.
+
+    Numba's own key is the file of the kernel: it would keep what was compiled with another version of a function that
+    the kernel calls.
+    """
+    found = hashlib.sha256()
+    root = Path(__file__).parent.parent
+    for path in sorted([*root.glob("*/_numba*.py"), Path(__file__)]):
+        found.update(path.read_bytes())
+    cpu = (binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
+    versions = (numba.__version__, llvmlite.__version__, np.__version__, platform.python_version())
+    found.update(repr((cpu, versions)).encode())
+    return found.hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels are kept: ``FASTDL_CACHE_DIR``, or this user's cache; ``numba/`` and a hash below it."""
+    home = os.environ.get("FASTDL_CACHE_DIR")
+    if home is None:
+        home = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join(Path.home(), ".cache"), "fastdl")
+    return Path(home) / "numba" / _fingerprint()
+
+
+def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Compiles ``function`` for each combination of types at its first call, and keeps the result on disk."""
+    with _caching:  # Numba asks for the folder when it decorates, and a user's own kernels have theirs
+        before = numba.config.CACHE_DIR
+        numba.config.CACHE_DIR = str(cache_folder())
+        try:
+            return numba.njit(cache=True, **_OPTIONS)(function)
+        except RuntimeError:  # no folder can be written
+            return numba.njit(**_OPTIONS)(function)
+        finally:
+            numba.config.CACHE_DIR = before
+
+
+def inline(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that kernels call: compiled into them."""
+    return numba.njit(**_OPTIONS)(function)
+
+
+# ---- halves ---------------------------------------------------------------------------------------------------------
+
+#: Whether the processor converts float16 itself. (Without, LLVM calls a function that no library here has.)
+HARDWARE_HALVES = bool(binding.get_host_cpu_features().get("f16c")) or platform.machine() in ("aarch64", "arm64")
+
+
+def bits(a: np.ndarray) -> np.ndarray:
+    """``a`` as kernels take it: float16 as uint16, bfloat16 as int16, everything else as it is."""
+    if a.dtype.name == "float16":
+        return a.view(np.uint16)
+    if a.dtype.name == "bfloat16":
+        return a.view(np.int16)
+    return a
+
+
+def _cast(source: Any, target: Any, llvm: Any) -> Callable[..., Any]:
+    """An intrinsic that reads the bits of a number of type ``source`` as one of ``target``."""
+
+    @intrinsic
+    def convert(context: Any, value: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.bitcast(arguments[0], llvm)
+
+        return target(source), generate
+
+    return convert
+
+
+_float_of = _cast(types.uint32, types.float32, ir.FloatType())
+_word_of = _cast(types.float32, types.uint32, ir.IntType(32))
+
+
+@intrinsic
+def _hardware_widen(context: Any, value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.uint16), generate
+
+
+@intrinsic
+def _hardware_narrow(context: Any, value: Any) -> Any:
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(builder.fptrunc(arguments[0], ir.HalfType()), ir.IntType(16))
+
+    return types.uint16(types.float32), generate
+
+
+@inline
+def portable_widen(half: Any) -> Any:
+    """float16 bits -> float32. The exponent is moved by a product, which is exact for subnormals too."""
+    word = np.uint32(half)
+    magnitude = (word & np.uint32(0x7FFF)) << np.uint32(13)
+    found = _word_of(_float_of(magnitude) * np.float32(2.0**112))
+    if magnitude >= np.uint32(0x0F800000):  # infinity or NaN
+        found = magnitude | np.uint32(0x7F800000)
+    return _float_of(found | ((word & np.uint32(0x8000)) << np.uint32(16)))
+
+
+@inline
+def portable_narrow(value: Any) -> Any:
+    """float32 -> float16 bits, to nearest even."""
+    word = _word_of(value)
+    sign, magnitude = (word >> np.uint32(16)) & np.uint32(0x8000), word & np.uint32(0x7FFFFFFF)
+    if magnitude > np.uint32(0x7F800000):
+        found = np.uint32(0x7E00) | ((magnitude >> np.uint32(13)) & np.uint32(0x3FF))
+    elif magnitude >= np.uint32(0x47800000):  # 65536
+        found = np.uint32(0x7C00)
+    elif magnitude < np.uint32(0x38800000):  # below 2**-14: 0.5 has the last bit where a subnormal has it
+        found = _word_of(_float_of(magnitude) + np.float32(0.5)) - np.uint32(0x3F000000)
+    else:
+        odd = (magnitude >> np.uint32(13)) & np.uint32(1)
+        found = (magnitude - np.uint32(0x38000000) + np.uint32(0xFFF) + odd) >> np.uint32(13)
+    return np.uint16(sign | found)
+
+
+@inline
+def _widen_bfloat16(half: Any) -> Any:
+    return _float_of(np.uint32(np.uint16(half)) << np.uint32(16))
+
+
+@inline
+def _narrow_bfloat16(value: Any) -> Any:
+    word = _word_of(value)
+    rounded = (word + np.uint32(0x7FFF) + ((word >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+    if (word & np.uint32(0x7FFFFFFF)) > np.uint32(0x7F800000):
+        rounded = (word >> np.uint32(16)) | np.uint32(0x40)
+    return np.int16(np.uint16(rounded))
+
+
+_widen_float16 = _hardware_widen if HARDWARE_HALVES else portable_widen
+_narrow_float16 = _hardware_narrow if HARDWARE_HALVES else portable_narrow
+
+
+def widen(element: Any) -> Any:
+    """An element of an array that :func:`bits` gave, in the compute dtype. (Only in kernels.)"""
+    raise NotImplementedError("widen is for kernels")
+
+
+@overload(widen, inline="always")
+def _widen(element):  # type: ignore[no-untyped-def]  # Numba compares names and annotations with the lambdas
+    if element == types.uint16:
+        return lambda element: _widen_float16(element)
+    if element == types.int16:
+        return lambda element: _widen_bfloat16(element)
+    if element in (types.float32, types.float64):
+        return lambda element: element
+    return None
+
+
+def narrow(value: Any, out: Any) -> Any:
+    """``value`` as an element of the array ``out``, rounded once. (Only in kernels.)"""
+    raise NotImplementedError("narrow is for kernels")
+
+
+@overload(narrow, inline="always")
+def _narrow(value, out):  # type: ignore[no-untyped-def]
+    if out.dtype == types.uint16:
+        return lambda value, out: _narrow_float16(np.float32(value))
+    if out.dtype == types.int16:
+        return lambda value, out: _narrow_bfloat16(np.float32(value))
+    if out.dtype == types.float32:
+        return lambda value, out: np.float32(value)
+    if out.dtype == types.float64:
+        return lambda value, out: np.float64(value)
+    return None
+
+
+def zero(a: Any) -> Any:
+    """0 in the compute dtype of the array ``a``. (Only in kernels.)"""
+    raise NotImplementedError("zero is for kernels")
+
+
+@overload(zero, inline="always")
+def _zero(a):  # type: ignore[no-untyped-def]
+    if a.dtype == types.float64:
+        return lambda a: 0.0
+    return lambda a: np.float32(0)
+
+
+def compute_dtype(a: np.ndarray) -> np.dtype[Any]:
+    """The compute dtype of an array of a storage dtype."""
+    return np.dtype(np.float64) if a.dtype == np.float64 else np.dtype(np.float32)
+
+
+# ---- threads --------------------------------------------------------------------------------------------------------
+
+#: Nanoseconds of work that are worth another thread, which takes some 30 microseconds to start.
+GRAIN = 100_000
+
+_threads: ThreadPoolExecutor | None = None
+_started = 0
+_starting = threading.Lock()
+
+
+def parallel(
+    function: Callable[..., Any], tasks: int, threads: int, nanoseconds: float, *arguments: Any
+) -> None:
+    """``function(first, last, *arguments)`` over all tasks, on up to ``threads`` threads.
+
+    ``nanoseconds`` is what all of it takes one thread, roughly. The threads are Python's, since a kernel runs without
+    the GIL: any number of callers may have theirs at once, and a child after ``fork`` starts its own. (Numba's
+    "workqueue" dies of two callers, its OpenMP of a fork, and TBB is one more library.)
+    """
+    most = min(threads, tasks, int(nanoseconds // GRAIN) or 1)
+    if most <= 1:
+        function(0, tasks, *arguments)
+        return
+    cuts = [tasks * i // most for i in range(most + 1)]
+    pool = _pool(most - 1)
+    others: list[Future[Any]] = [pool.submit(function, a, b, *arguments) for a, b in zip(cuts[1:-1], cuts[2:], strict=True)]
+    try:
+        function(cuts[0], cuts[1], *arguments)
+    finally:
+        for other in others:
+            other.result()
+
+
+def _pool(workers: int) -> ThreadPoolExecutor:
+    global _threads, _started
+    with _starting:
+        if _threads is None or _started < workers:  # a pool that is too small ends with its last task
+            _threads, _started = ThreadPoolExecutor(workers, "fastdl"), workers
+        return _threads
+
+
+def _after_fork() -> None:
+    global _threads, _starting
+    _threads, _starting = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+# ---- shapes ---------------------------------------------------------------------------------------------------------
+
+
+def pieces(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Arrays of one shape, for a kernel that goes through their elements: views of one dimension or of four.
+
+    Where all lie dense and in the same order there is one piece with one contiguous dimension. Else each piece has four
+    dimensions and any strides, and there are several where the arrays have more.
+    """
+    first = arrays[0]
+    if first.size == 0:
+        return
+    order = sorted(range(first.ndim), key=lambda axis: (-abs(first.strides[axis]), axis))
+    turned = [a.transpose(order) for a in arrays]
+    if all(a.flags.c_contiguous for a in turned):
+        yield tuple(a.reshape(-1) for a in turned)
+        return
+    if first.ndim < 4:
+        yield tuple(a[(None,) * (4 - first.ndim)] for a in turned)
+        return
+    outer = turned[0].shape[: first.ndim - 4]
+    for index in np.ndindex(outer):
+        yield tuple(a[index] for a in turned)
