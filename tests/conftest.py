@@ -14,6 +14,9 @@ from fastdl import backend as settings
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+#: Scripts, some of them called ..._test.py, and no tests.
+collect_ignore = ["reader"]
+
 
 @pytest.fixture(params=settings.available_backends())
 def backend(request):
