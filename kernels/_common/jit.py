@@ -2,13 +2,16 @@
 
 A ``_numba.py`` holds functions with the signatures of the reference, which unwrap arrays and call kernels, and kernels,
 which are decorated with :func:`kernel` and see nothing but arrays and numbers. A kernel's first two arguments are the
-first task and the one after the last: :func:`parallel` deals tasks out to threads. Tasks are cut by the Problem alone, so
-that the bits do not depend on the threads.
+first task and the one after the last: :func:`parallel` deals tasks out to threads. Tasks are cut by the Problem alone,
+so that the bits do not depend on the threads.
 
-Storage and compute dtype: Numba has no float16 on a CPU and no bfloat16 at all. :func:`bits` passes float16 as uint16 and
-bfloat16 as int16; in a kernel ``widen(a[i])`` reads an element as a number of the compute dtype, and
-``out[i] = narrow(value, out)`` rounds one to nearest even. ``zero(a)`` is 0 in the compute dtype of ``a``. Other constants
-come in as arguments of the compute dtype: a float32 and an int make a float64.
+Storage and compute dtype: Numba has no float16 on a CPU and no bfloat16 at all. :func:`bits` passes float16 as uint16
+and bfloat16 as int16; in a kernel ``widen(a[i])`` reads an element as a number of the compute dtype, and
+``out[i] = narrow(value, out)`` rounds one to nearest even. ``zero(a)`` is 0 in the compute dtype of ``a``. Other
+constants come in as arguments of the compute dtype: a float32 and an int make a float64.
+
+A loop over a slice is vectorised, one that begins at ``first`` is not: an index might be negative, and count from the
+end (100,000 elements: 6 against 47 microseconds).
 
 No fastmath but contraction: a product and the sum that it goes into may become one FMA, as in the compiled kernels.
 """
@@ -16,6 +19,7 @@ No fastmath but contraction: a product and the sum that it goes into may become 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import platform
 import threading
@@ -207,6 +211,34 @@ def _narrow(value, out):  # type: ignore[no-untyped-def]
     return None
 
 
+def round_to_odd(value: Any, out: Any) -> Any:
+    """A number on its way to the array ``out``: a float64 for a half as the float32 that rounds to the same half.
+
+    An inexact float32 gets an odd last bit, which keeps on which side of every half and every tie between two the
+    float64 lay. (Only in kernels.)
+    """
+    raise NotImplementedError("round_to_odd is for kernels")
+
+
+@overload(round_to_odd, inline="always")
+def _round_to_odd(value, out):  # type: ignore[no-untyped-def]
+    if value == types.float64 and out.dtype in (types.uint16, types.int16):
+        return lambda value, out: _odd_float32(value)
+    return lambda value, out: value
+
+
+@inline
+def _odd_float32(value: Any) -> Any:
+    near = np.float32(value)
+    word = _word_of(near)
+    if (word & np.uint32(1)) == np.uint32(0):
+        if abs(np.float64(near)) < abs(value):
+            word += np.uint32(1)
+        elif abs(np.float64(near)) > abs(value):
+            word -= np.uint32(1)
+    return _float_of(word)
+
+
 def zero(a: Any) -> Any:
     """0 in the compute dtype of the array ``a``. (Only in kernels.)"""
     raise NotImplementedError("zero is for kernels")
@@ -234,9 +266,7 @@ _started = 0
 _starting = threading.Lock()
 
 
-def parallel(
-    function: Callable[..., Any], tasks: int, threads: int, nanoseconds: float, *arguments: Any
-) -> None:
+def parallel(function: Callable[..., Any], tasks: int, threads: int, nanoseconds: float, *arguments: Any) -> None:
     """``function(first, last, *arguments)`` over all tasks, on up to ``threads`` threads.
 
     ``nanoseconds`` is what all of it takes one thread, roughly. The threads are Python's, since a kernel runs without
@@ -249,9 +279,10 @@ def parallel(
         return
     cuts = [tasks * i // most for i in range(most + 1)]
     pool = _pool(most - 1)
-    others: list[Future[Any]] = [pool.submit(function, a, b, *arguments) for a, b in zip(cuts[1:-1], cuts[2:], strict=True)]
+    (first, last), *rest = itertools.pairwise(cuts)
+    others: list[Future[Any]] = [pool.submit(function, a, b, *arguments) for a, b in rest]
     try:
-        function(cuts[0], cuts[1], *arguments)
+        function(first, last, *arguments)
     finally:
         for other in others:
             other.result()
@@ -297,3 +328,24 @@ def pieces(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
     outer = turned[0].shape[: first.ndim - 4]
     for index in np.ndindex(outer):
         yield tuple(a[index] for a in turned)
+
+
+def elements(
+    line: Callable[..., Any],
+    grid: Callable[..., Any],
+    cost: float,
+    threads: int,
+    first: tuple[Any, ...],
+    *arrays: np.ndarray,
+) -> None:
+    """A kernel that goes through arrays of one shape, of which the last one is written.
+
+    ``line(first, last, *first, *arrays)`` takes contiguous arrays of one dimension, its tasks are elements; ``grid``
+    takes arrays of four dimensions, its tasks are pairs of indices of the first two. ``cost`` is the nanoseconds of an
+    element.
+    """
+    for views in pieces(*map(bits, arrays)):
+        out = views[-1]
+        flat = out.ndim == 1
+        tasks = out.size if flat else out.shape[0] * out.shape[1]
+        parallel(line if flat else grid, tasks, threads, cost * out.size, *first, *views)

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from .._common.jit import bits, compute_dtype, inline, kernel, narrow, parallel, pieces, widen
+from .._common.jit import compute_dtype, elements, inline, kernel, narrow, widen
 from ..problem import Problem
 
 RELU, SIGMOID, TANH = 0, 1, 2
@@ -34,14 +34,14 @@ def _backward(function, dout, y, one):
 
 
 @kernel
-def _forward_line(first, last, function, x, one, out):
+def _forward_line(first, last, function, one, x, out):
     x, out = x[first:last], out[first:last]
     for i in range(x.size):
         out[i] = narrow(_forward(function, widen(x[i]), one), out)
 
 
 @kernel
-def _forward_grid(first, last, function, x, one, out):
+def _forward_grid(first, last, function, one, x, out):
     for t in range(first, last):
         i, j = divmod(t, x.shape[1])
         for k in range(x.shape[2]):
@@ -50,31 +50,24 @@ def _forward_grid(first, last, function, x, one, out):
 
 
 @kernel
-def _backward_line(first, last, function, dout, y, one, dx):
+def _backward_line(first, last, function, one, dout, y, dx):
     dout, y, dx = dout[first:last], y[first:last], dx[first:last]
     for i in range(dx.size):
         dx[i] = narrow(_backward(function, widen(dout[i]), widen(y[i]), one), dx)
 
 
 @kernel
-def _backward_grid(first, last, function, dout, y, one, dx):
+def _backward_grid(first, last, function, one, dout, y, dx):
     for t in range(first, last):
         i, j = divmod(t, dx.shape[1])
         for k in range(dx.shape[2]):
             for n in range(dx.shape[3]):
-                dx[i, j, k, n] = narrow(
-                    _backward(function, widen(dout[i, j, k, n]), widen(y[i, j, k, n]), one), dx
-                )
+                dx[i, j, k, n] = narrow(_backward(function, widen(dout[i, j, k, n]), widen(y[i, j, k, n]), one), dx)
 
 
 def _run(line, grid, function: int, threads: int, *arrays: np.ndarray) -> None:
-    """The kernel for contiguous arrays or the one for any others, on arrays of which the last is written."""
     one = compute_dtype(arrays[-1]).type(1)
-    for views in pieces(*map(bits, arrays)):
-        out = views[-1]
-        tasks = out.size if out.ndim == 1 else out.shape[0] * out.shape[1]
-        run = line if out.ndim == 1 else grid
-        parallel(run, tasks, threads, _COST[function] * out.size, function, *views[:-1], one, out)
+    elements(line, grid, _COST[function], threads, (function, one), *arrays)
 
 
 def relu_forward(problem: Problem, x: np.ndarray, out: np.ndarray, threads: int) -> None:
