@@ -20,7 +20,6 @@ inference        (off)                                           :func:`inferenc
 from __future__ import annotations
 
 import functools
-import importlib.util
 import logging
 import math
 import os
@@ -98,8 +97,8 @@ class Choice:
 @functools.cache
 def missing(backend: str) -> str:
     """Why ``backend`` cannot run here; empty where it can."""
-    if backend == "numba" and importlib.util.find_spec("numba") is None:
-        return 'Numba is not installed: pip install "fastdl[numba]"'
+    if backend == "numba":
+        return registry.numba_missing()
     if backend != "cython":
         return ""
     reason = registry.level_missing(registry.LEVELS[0])
@@ -405,31 +404,34 @@ def _choose(problem: Problem, choice: Choice) -> tuple[registry.Row, Kernel, str
             return *registry.choose(problem, backend, cap, conv), ""
         except ImportError as error:
             raise KernelError(f"{backend} kernels of {problem.op} cannot be loaded: {error}") from error
-    reason = missing("cython")
-    if not reason:
-        try:
-            return *registry.choose(problem, "cython", cap, conv), ""
-        except (KernelError, ImportError) as error:
-            reason = str(error)
-    return *registry.choose(problem, "numpy", cap, conv), reason
+    fallback = ""
+    for name in ("cython", "numba"):
+        reason = missing(name)
+        if not reason:
+            try:
+                return *registry.choose(problem, name, cap, conv), fallback
+            except (KernelError, ImportError) as error:
+                reason = str(error)
+        fallback = fallback or reason
+    return *registry.choose(problem, "numpy", cap, conv), fallback
 
 
 def kernel(problem: Problem, choice: Choice | None = None) -> Kernel:
     """The function that runs ``problem``: ``kernel(problem)(problem, *arrays, threads)``.
 
-    Raises ``KernelError`` where nothing does. With backend ``"auto"`` the NumPy reference stands in for a compiled
-    kernel that is missing, and a ``RuntimeWarning`` says so once.
+    Raises ``KernelError`` where nothing does. With backend ``"auto"`` Numba's kernel stands in for a compiled one that
+    is missing, or the NumPy reference where Numba is not installed, and a ``RuntimeWarning`` says so once.
     """
     if choice is None:
         choice = current()
     row, function, fallback = _choose(problem, choice)
-    if fallback and missing("cython"):
-        _warn_once(("cython",), f"fastdl runs on its slow NumPy reference: {fallback}")
-    elif fallback:
-        _warn_once(
-            (problem.op, problem.direction, problem.storage),
-            f"fastdl runs {problem.op} {problem.direction} on its slow NumPy reference: {fallback}",
-        )
+    if fallback:
+        what = "its Numba kernels" if row.backend == "numba" else "its slow NumPy reference"
+        if missing("cython"):
+            _warn_once(("cython", row.backend), f"fastdl runs on {what}: {fallback}")
+        else:
+            op = (problem.op, problem.direction)
+            _warn_once((*op, problem.storage), f"fastdl runs {' '.join(op)} on {what}: {fallback}")
     if choice.log is None:
         return function
     record = choice.log._record

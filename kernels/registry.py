@@ -199,6 +199,17 @@ def level_missing(isa: str) -> str:
     return ""
 
 
+@functools.cache
+def numba_missing() -> str:
+    """Why Numba's rows cannot run here; empty where they can."""
+    return "" if importlib.util.find_spec("numba") else 'Numba is not installed: pip install "fastdl[numba]"'
+
+
+def row_missing(row: Row) -> str:
+    """Why this row cannot run here; empty where it can."""
+    return numba_missing() if row.backend == "numba" else level_missing(row.isa)
+
+
 def available_levels() -> tuple[str, ...]:
     """The ISA levels that are built and that this CPU has, lowest first."""
     return tuple(isa for isa in LEVELS if not level_missing(isa))
@@ -226,7 +237,7 @@ def candidates(problem: Problem, backend: str, cap: str, conv: str = "auto") -> 
             reason = f"the backend in use is {backend}"
         elif row.isa != "any" and LEVELS.index(row.isa) > LEVELS.index(cap):
             reason = f"the ISA level is capped at {cap}"
-        elif missing := level_missing(row.isa):
+        elif missing := row_missing(row):
             reason = missing
         elif problem.storage not in row.storage:
             reason = f"it stores {', '.join(row.storage)}, not {problem.storage}"

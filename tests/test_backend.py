@@ -147,7 +147,7 @@ def test_one_use_backend_can_be_entered_again():
 
 @pytest.mark.parametrize("call", [settings.use_backend, settings.set_backend])
 def test_unknown_backend_names_the_known(call):
-    with pytest.raises(ValueError, match=r"'auto', 'numpy', 'cython', not 'fortran'"):
+    with pytest.raises(ValueError, match=r"'auto', 'numpy', 'cython', 'numba', not 'fortran'"):
         call("fortran")
     assert settings.get_backend() == "auto"
 
@@ -156,7 +156,7 @@ def test_backend_that_is_not_built_is_an_error_at_once(monkeypatch):
     monkeypatch.setattr(settings, "missing", lambda name: "no compiler" if name == "cython" else "")
     with pytest.raises(settings.KernelError, match="'cython' cannot run: no compiler"):
         fastdl.use_backend("cython")
-    assert settings.available_backends() == ("numpy",)
+    assert settings.available_backends() == ("numpy", "numba")
     assert settings.get_backend() == "auto"
 
 
@@ -189,16 +189,30 @@ def test_auto_runs_compiled_kernels():
     assert "-> cython/" in str(log)
 
 
-@needs_kernels
-def test_auto_falls_back_to_numpy_with_one_warning(monkeypatch):
+def without_convolutions(monkeypatch, *backends):
     choose = registry.choose
 
-    def without_conv(problem, backend, *rest):
-        if backend == "cython":
+    def without(problem, backend, *rest):
+        if backend in backends:
             raise registry.KernelError("no kernel runs this")
         return choose(problem, backend, *rest)
 
-    monkeypatch.setattr(registry, "choose", without_conv)
+    monkeypatch.setattr(registry, "choose", without)
+
+
+@needs_kernels
+@pytest.mark.skipif(bool(registry.numba_missing()), reason="Numba is not installed")
+def test_auto_falls_back_to_numba_first(monkeypatch):
+    without_convolutions(monkeypatch, "cython")
+    monkeypatch.setattr(settings, "_warned", set())
+    with pytest.warns(RuntimeWarning, match=r"conv2d forward on its Numba kernels: no kernel runs this"):
+        settings.kernel(CONV)
+    assert "-> numba/" in fastdl.explain(CONV)
+
+
+@needs_kernels
+def test_auto_falls_back_to_numpy_with_one_warning(monkeypatch):
+    without_convolutions(monkeypatch, "cython", "numba")
     monkeypatch.setattr(settings, "_warned", set())
     with pytest.warns(
         RuntimeWarning, match=r"conv2d forward on its slow NumPy reference: no kernel runs this"

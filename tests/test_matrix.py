@@ -35,7 +35,7 @@ def results(op: str, direction: str, dtype: str, full: bool) -> dict[tuple[str, 
 
 
 def assert_passed(row: Row, dtype: str, full: bool) -> None:
-    if reason := registry.level_missing(row.isa) or dtype_missing(dtype):
+    if reason := registry.row_missing(row) or dtype_missing(dtype):
         pytest.skip(reason)
     result = results(row.op, row.direction, dtype, full)[row.backend, row.algorithm, row.isa]
     assert (result.op, result.direction, result.dtype) == (row.op, row.direction, dtype)
@@ -58,7 +58,7 @@ def test_row_on_the_full_grid(row, dtype):
 @every_row
 def test_dispatch_reaches_the_row(row, dtype):
     """With its backend and its level as the cap, dispatch runs this row for some case, and no other in its place."""
-    if reason := registry.level_missing(row.isa) or dtype_missing(dtype):
+    if reason := registry.row_missing(row) or dtype_missing(dtype):
         pytest.skip(reason)
     cap = registry.LEVELS[-1] if row.isa == "any" else row.isa
     for case in cases(row.op, row.direction, dtype):

@@ -41,13 +41,14 @@ def test_rows_are_distinct_and_well_formed():
     assert len(set(keys)) == len(keys)
     for row in TABLE:
         assert row.backend in registry.BACKENDS
-        assert row.isa == "any" if row.backend == "numpy" else row.isa in LEVELS
+        assert row.isa in LEVELS if row.backend == "cython" else row.isa == "any"
         assert row.storage
         assert set(row.storage) <= set(COMPUTE)
         module, name = row.target.split(":")
         assert name == f"{row.op}_{row.direction}" or name.startswith(f"{row.op}_{row.direction}_")
         assert module.startswith("fastdl.kernels.")
-        assert module.endswith("reference" if row.backend == "numpy" else f"_cython_{row.isa}")
+        file = {"numpy": "reference", "numba": "_numba", "cython": f"_cython_{row.isa}"}[row.backend]
+        assert module.rpartition(".")[2] == file
 
 
 @every_pair
@@ -55,6 +56,7 @@ def test_every_op_has_one_reference_and_each_level_of_each_algorithm(op, directi
     rows = rows_of(op, direction)
     references = [row for row in rows if row.backend == "numpy"]
     assert len(references) == 1
+    assert len([row for row in rows if row.backend == "numba"]) == (direction != "forward_pooled")
     for algorithm in {row.algorithm for row in rows if row.backend == "cython"}:
         assert {row.isa for row in rows if row.algorithm == algorithm} == set(LEVELS)
     for row in rows:
@@ -68,12 +70,11 @@ def test_the_reference_loads(op, direction):
     assert function.__doc__, "the specification says what it computes"
 
 
-@needs_kernels
 @pytest.mark.parametrize(
     "row", [row for row in TABLE if row.backend != "numpy"], ids=lambda r: f"{r.op}-{r.direction}-{r.label}"
 )
 def test_compiled_rows_load_and_have_the_signature_of_the_reference(row):
-    if reason := registry.level_missing(row.isa):
+    if reason := registry.row_missing(row):
         pytest.skip(reason)
     function = registry.load(row)
     assert (function.__module__, function.__name__) == tuple(row.target.split(":"))
@@ -85,7 +86,8 @@ def test_compiled_rows_load_and_have_the_signature_of_the_reference(row):
 def test_the_table_imports_nothing_compiled():
     program = (
         "import sys, fastdl.kernels.registry\n"
-        "loaded = [m for m in sys.modules if '_cython' in m or '_runtime' in m or m.endswith('reference')]\n"
+        "names = ('_cython', '_runtime', 'reference', '_numba')\n"
+        "loaded = [m for m in sys.modules if any(name in m for name in names) or m == 'numba']\n"
         "sys.exit(', '.join(loaded) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -137,6 +139,10 @@ def test_the_choice_is_a_function_of_problem_backend_and_cap(op, direction, back
     """Not of the thread count, the environment or what ran before; the best level that the cap allows."""
     if backend == "cython" and not COMPILED:
         pytest.skip("the compiled kernels are not built")
+    if backend == "numba" and (reason := registry.numba_missing()):
+        pytest.skip(reason)
+    if not any(row.backend == backend for row in rows_of(op, direction)):
+        pytest.skip(f"there is no row of {backend}")
     from fastdl import backend as settings
 
     some = [build(case).problem for case in list(cases(op, direction, "float32"))[::25]]
@@ -150,7 +156,7 @@ def test_the_choice_is_a_function_of_problem_backend_and_cap(op, direction, back
             with settings.threads(3):
                 assert registry.choose(problem, backend, cap)[0] is row
             usable = [isa for isa in LEVELS[: LEVELS.index(cap) + 1] if not registry.level_missing(isa)]
-            assert row.isa == ("any" if backend == "numpy" else usable[-1])
+            assert row.isa == (usable[-1] if backend == "cython" else "any")
             assert row.backend == backend
 
 

@@ -277,7 +277,7 @@ class _Running:
         self.worst = Deviation()
         self.failed: list[str] = []
         self.first_failure = ""
-        self.reason = registry.level_missing(row.isa) or dtype_missing(dtype)
+        self.reason = registry.row_missing(row) or dtype_missing(dtype)
         self.status = "unavailable" if self.reason else ""
         self.function: Callable[..., Any] | None = None
         if not self.status:

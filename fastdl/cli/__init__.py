@@ -1,4 +1,4 @@
-"""The command line: ``fastdl info``, ``fastdl check``, ``fastdl train``, ``fastdl run``.
+"""The command line: ``fastdl info``, ``fastdl check``, ``fastdl train``, ``fastdl run``, ``fastdl warmup``.
 
 This module declares options and loads nothing but typer; what a command needs is imported when it runs. Mistakes of
 the user (``UserError``) end as one line on stderr and exit code 2.
@@ -285,6 +285,27 @@ def train(
             as_json=json,
         )
     )
+
+
+@app.command()
+def warmup(
+    model: Annotated[
+        list[Net] | None, typer.Option(help="Only this network. May be repeated. [default: all]", show_default=False)
+    ] = None,
+    dtype: Annotated[
+        list[TrainDtype] | None,
+        typer.Option(help="Only this dtype. May be repeated. [default: float32]", show_default=False),
+    ] = None,
+    json: JSON = False,
+) -> None:
+    """Compile the Numba kernels that a network needs, and keep them on disk.
+
+    Without this they are compiled one by one when they are first called, which makes the first step of a first
+    training slow. FASTDL_CACHE_DIR names another folder than the user's cache.
+    """
+    from . import warming as command
+
+    command.run([m.value for m in model or Net], [d.value for d in dtype or (TrainDtype.float32,)], json)
 
 
 # Options behind the script are the script's.

@@ -46,10 +46,11 @@ def _versions() -> dict[str, str]:
     from .. import __version__
 
     versions = {"fastdl": __version__, "python": platform.python_version(), "numpy": numpy.__version__}
-    try:
-        versions["ml_dtypes"] = metadata.version("ml_dtypes")
-    except metadata.PackageNotFoundError:
-        versions["ml_dtypes"] = "not installed (needed for bfloat16 arrays)"
+    for name, use in (("ml_dtypes", "bfloat16 arrays"), ("numba", "the backend of that name")):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = f"not installed (needed for {use})"
     return versions
 
 
@@ -61,7 +62,8 @@ def collect() -> dict[str, Any]:
     build = machine.build()
     warnings = []
     if build is None:
-        warnings.append(f"NO COMPILED KERNELS: everything runs on the slow NumPy reference. {backends['cython']}")
+        what = "the slow NumPy reference" if backends["numba"] else "Numba's kernels"
+        warnings.append(f"NO COMPILED KERNELS: everything runs on {what}. {backends['cython']}")
     elif build["threading"] == "none":
         warnings.append("BUILT WITHOUT THREADS: every kernel runs on one core. Rebuild where pthreads are found.")
     return {

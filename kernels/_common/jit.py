@@ -18,6 +18,7 @@ No fastmath but contraction: a product and the sum that it goes into may become 
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import os
@@ -31,16 +32,24 @@ from typing import Any
 import llvmlite
 import numba
 import numpy as np
+import platformdirs
 from llvmlite import binding, ir
-from numba import types
-from numba.extending import intrinsic, overload
+from numba import extending, types
+from numba.extending import overload
+
+#: Numba's annotation knows nothing of the context that an intrinsic gets.
+intrinsic: Any = extending.intrinsic
 
 # ---- compiling ------------------------------------------------------------------------------------------------------
 
-_OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "boundscheck": False}
+#: Of every function that is compiled here. (Numba's annotations do not take them as a dict.)
+OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}, "boundscheck": False}
+njit: Any = numba.njit
+_config: Any = numba.config
 _caching = threading.Lock()
 
 
+@functools.cache
 def _fingerprint() -> str:
     """A hash of every kernel's source, of the versions and of the CPU.
 
@@ -48,8 +57,7 @@ def _fingerprint() -> str:
     the kernel calls.
     """
     found = hashlib.sha256()
-    root = Path(__file__).parent.parent
-    for path in sorted([*root.glob("*/_numba*.py"), Path(__file__)]):
+    for path in sorted(Path(__file__).parent.parent.rglob("*.py")):
         found.update(path.read_bytes())
     cpu = (binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
     versions = (numba.__version__, llvmlite.__version__, np.__version__, platform.python_version())
@@ -59,28 +67,34 @@ def _fingerprint() -> str:
 
 def cache_folder() -> Path:
     """Where compiled kernels are kept: ``FASTDL_CACHE_DIR``, or this user's cache; ``numba/`` and a hash below it."""
-    home = os.environ.get("FASTDL_CACHE_DIR")
-    if home is None:
-        home = os.path.join(os.environ.get("XDG_CACHE_HOME") or os.path.join(Path.home(), ".cache"), "fastdl")
+    home = os.environ.get("FASTDL_CACHE_DIR") or platformdirs.user_cache_dir("fastdl", appauthor=False)
     return Path(home) / "numba" / _fingerprint()
 
 
 def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
     """Compiles ``function`` for each combination of types at its first call, and keeps the result on disk."""
     with _caching:  # Numba asks for the folder when it decorates, and a user's own kernels have theirs
-        before = numba.config.CACHE_DIR
-        numba.config.CACHE_DIR = str(cache_folder())
+        before = _config.CACHE_DIR
+        _config.CACHE_DIR = str(cache_folder())
         try:
-            return numba.njit(cache=True, **_OPTIONS)(function)
+            return njit(cache=True, **OPTIONS)(function)
         except RuntimeError:  # no folder can be written
-            return numba.njit(**_OPTIONS)(function)
+            return njit(**OPTIONS)(function)
         finally:
-            numba.config.CACHE_DIR = before
+            _config.CACHE_DIR = before
 
 
 def inline(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that kernels call: compiled into them."""
-    return numba.njit(**_OPTIONS)(function)
+    return njit(**OPTIONS)(function)
+
+
+def borrowing(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that kernels call, without memory of its own: nothing is counted where it makes a view.
+
+    (Where a function makes views in branches Numba counts references to their memory, with atomics: 20 ns a call.)
+    """
+    return njit(_nrt=False, **OPTIONS)(function)
 
 
 # ---- halves ---------------------------------------------------------------------------------------------------------
@@ -91,11 +105,9 @@ HARDWARE_HALVES = bool(binding.get_host_cpu_features().get("f16c")) or platform.
 
 def bits(a: np.ndarray) -> np.ndarray:
     """``a`` as kernels take it: float16 as uint16, bfloat16 as int16, everything else as it is."""
-    if a.dtype.name == "float16":
-        return a.view(np.uint16)
-    if a.dtype.name == "bfloat16":
-        return a.view(np.int16)
-    return a
+    if a.itemsize != 2 or a.dtype.kind in "iu":
+        return a
+    return a.view(np.uint16 if a.dtype == np.float16 else np.int16)
 
 
 def _cast(source: Any, target: Any, llvm: Any) -> Callable[..., Any]:

@@ -1,0 +1,102 @@
+"""``fastdl warmup``: what a network needs of Numba's kernels, compiled before it is needed."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .errors import UserError
+
+if TYPE_CHECKING:
+    from ..models import Model
+
+BATCH = 100
+
+
+def run(models: Sequence[str], dtypes: Sequence[str], as_json: bool) -> None:
+    """Trains each network for a step and predicts once, in each dtype, on Numba's kernels."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from .. import backend
+    from ..backend import Explanation
+
+    if reason := backend.missing("numba"):
+        raise UserError(reason)
+
+    class Advancing(Explanation):
+        """Counts the calls of kernels as they come."""
+
+        def __init__(self, advance: Callable[[], None]) -> None:
+            super().__init__()
+            self._advance = advance
+
+        def _record(self, *call: Any) -> None:
+            super()._record(*call)
+            self._advance()
+
+    errors = Console(stderr=True, highlight=False)
+    columns = (TextColumn("{task.description:24s}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    found = []
+    with Progress(*columns, console=errors, transient=True, disable=as_json or not errors.is_terminal) as bar:
+        for model in models:
+            for dtype in dtypes:
+                with backend.explain() as calls:  # how many there are
+                    _work(_network(model, dtype))
+                task = bar.add_task(f"{model} {dtype}", total=len(calls.problems))
+                before, begin = statistics(), time.perf_counter()
+                with backend.use_backend("numba"), Advancing(lambda task=task: bar.advance(task)):  # type: ignore[misc]
+                    _work(_network(model, dtype))
+                seconds = time.perf_counter() - begin
+                compiled, loaded = (b - a for a, b in zip(before, statistics(), strict=True))
+                found.append(
+                    {"model": model, "dtype": dtype, "compiled": compiled, "loaded": loaded, "seconds": seconds}
+                )
+    from ..kernels._common import jit
+
+    if as_json:
+        print(json.dumps({"folder": str(jit.cache_folder()), "networks": found}, indent=1))
+        return
+    for entry in found:
+        print(
+            f"{entry['model']} {entry['dtype']}: {entry['compiled']} kernels compiled, {entry['loaded']} loaded "
+            f"in {entry['seconds']:.1f} s"
+        )
+    print(f"they are kept in {jit.cache_folder()}")
+
+
+def statistics() -> tuple[int, int]:
+    """Kernels that were compiled in this process, and that were loaded from disk."""
+    compiled = loaded = 0
+    for name, module in list(sys.modules.items()):
+        if name.startswith("fastdl.kernels.") and name.endswith("._numba"):
+            for value in vars(module).values():
+                stats = getattr(value, "stats", None)
+                if stats is not None and getattr(value, "__module__", None) == name:
+                    compiled += sum(stats.cache_misses.values())
+                    loaded += sum(stats.cache_hits.values())
+    return compiled, loaded
+
+
+def _network(name: str, dtype: str) -> Model:
+    from ..models import DeepConvNet, SimpleConvNet
+
+    builders: dict[str, Any] = {"deepconvnet": DeepConvNet, "simpleconvnet": SimpleConvNet}
+    return builders[name](dtype=dtype, seed=0)  # type: ignore[no-any-return]
+
+
+def _work(network: Model) -> None:
+    """A training step and a prediction."""
+    import numpy as np
+
+    from .. import backend
+    from ..optim import Adam
+
+    dtype = next(iter(network.params.values())).dtype
+    x, t = np.zeros((BATCH, 1, 28, 28), dtype), np.zeros(BATCH, np.int64)
+    Adam().update(network.params, network.gradient(x, t))
+    with backend.inference():
+        network.predict(x)

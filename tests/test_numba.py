@@ -1,0 +1,220 @@
+"""What Numba's kernels share: halves, threads, shapes, the folder of compiled kernels. (Values: test_matrix.py.)"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+import fastdl
+from fastdl import functional as F
+from fastdl.kernels import registry
+
+pytestmark = pytest.mark.skipif(bool(registry.numba_missing()), reason="Numba is not installed")
+if not registry.numba_missing():
+    import numba
+
+    from fastdl.kernels._common import jit
+
+    @numba.njit
+    def widened(a, out):
+        for i in range(a.size):
+            out[i] = jit.widen(a[i])
+
+    @numba.njit
+    def narrowed(a, out):
+        for i in range(a.size):
+            out[i] = jit.narrow(jit.round_to_odd(a[i], out), out)
+
+    @numba.njit
+    def portably_widened(a, out):
+        for i in range(a.size):
+            out[i] = jit.portable_widen(a[i])
+
+    @numba.njit
+    def portably_narrowed(a, out):
+        for i in range(a.size):
+            out[i] = jit.portable_narrow(a[i])
+
+    @numba.njit(nogil=True)
+    def count(first, last, hits):
+        for i in range(first, last):
+            hits[i] += 1
+
+
+def halves(dtype):
+    """All 65,536 of them."""
+    pytest.importorskip("ml_dtypes")
+    from fastdl import _array
+
+    return np.arange(65536, dtype=np.uint16).view(_array.float_dtype(dtype, "dtype"))
+
+
+def floats(dtype, values, rng):
+    """Numbers of every size, ties between neighbouring ``values`` and what lies next to them, and what is special."""
+    wide = rng.standard_normal(200_000) * 10.0 ** rng.uniform(-50, 45, 200_000)
+    ties = ((values[:-1] + values[1:]) / 2).astype(dtype)
+    with np.errstate(over="ignore"):
+        found = [wide.astype(dtype), values.astype(dtype), ties, [np.inf, np.nan, 65520, 65519.99, 3.396e38, 3.4e38]]
+    found += [np.nextafter(ties, ties.dtype.type(np.inf)), np.nextafter(ties, ties.dtype.type(-np.inf))]
+    found = np.concatenate(found).astype(dtype)
+    return np.concatenate([found, -found])
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("portable", [False, True])
+def test_every_half_is_widened_exactly(dtype, portable):
+    if portable and dtype == "bfloat16":
+        pytest.skip("there is one way only")
+    a = halves(dtype)
+    found, expected = np.empty(a.size, np.float32), a.astype(np.float32)
+    (portably_widened if portable else widened)(jit.bits(a), found)
+    number = ~np.isnan(expected)
+    np.testing.assert_array_equal(found[number].view(np.uint32), expected[number].view(np.uint32))
+    assert np.isnan(found[~number]).all()
+
+
+@pytest.mark.parametrize("source", ["float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("portable", [False, True])
+def test_numbers_are_rounded_once_to_nearest_even(dtype, source, portable, rng):
+    if portable and (dtype == "bfloat16" or source == "float64"):
+        pytest.skip("there is one way only")
+    all_halves = halves(dtype)
+    values = np.unique(all_halves[np.isfinite(all_halves.astype(np.float32))].astype(np.float64))
+    a = floats(source, values, rng)
+    found = np.empty(a.size, all_halves.dtype)
+    (portably_narrowed if portable else narrowed)(a, jit.bits(found))
+    number = ~np.isnan(a)
+    assert np.isnan(found[~number].astype(np.float32)).all()
+    # The nearest half, by its distance in float64; of two, the one whose last bit is 0; then infinities.
+    largest, step = values[-1], values[-1] - values[-2]
+    x = a[number].astype(np.float64)
+    inside = np.abs(x) < largest + step / 2
+    got = found[number].astype(np.float64)
+    assert np.isinf(got[~inside]).all()
+    above = np.clip(np.searchsorted(values, x[inside]), 1, values.size - 1)
+    low, high = values[above - 1], values[above]
+    distance = np.abs(got[inside] - x[inside])
+    np.testing.assert_array_equal(distance, np.minimum(np.abs(low - x[inside]), np.abs(high - x[inside])))
+    tie = np.abs(low - x[inside]) == np.abs(high - x[inside])
+    assert tie.sum() > 60_000
+    assert (found[number][inside][tie].view(np.uint16) & 1 == 0).all()
+
+
+@pytest.mark.parametrize(("tasks", "threads"), [(0, 4), (1, 4), (7, 1), (7, 3), (3, 8), (1000, 2)])
+def test_each_task_is_done_once(tasks, threads):
+    hits = np.zeros(max(tasks, 1), np.int64)
+    jit.parallel(count, tasks, threads, 1e9, hits)
+    assert hits.tolist() == [1] * tasks or tasks == 0
+
+
+def test_callers_on_several_threads():
+    hits = np.zeros((6, 1000), np.int64)
+    barrier = threading.Barrier(6)
+
+    def call(mine):
+        barrier.wait()
+        for _ in range(50):
+            jit.parallel(count, 1000, 1 + len(threads) % 4, 1e9, mine)
+
+    threads = [threading.Thread(target=call, args=(mine,)) for mine in hits]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (hits == 50).all()
+
+
+def test_an_error_in_a_task_arrives():
+    with pytest.raises(TypeError):
+        jit.parallel(lambda first, last: None if first == 0 else first + "", 4, 2, 1e9)
+
+
+FORKED = """
+import os, sys, numpy as np, fastdl
+from fastdl import functional as F
+fastdl.use_backend("numba")
+fastdl.set_num_threads(2)
+x = np.random.default_rng(0).standard_normal(2_000_000).astype(np.float32)
+expected = F.relu(x)
+child = os.fork()
+same = np.array_equal(F.relu(x), expected)
+if child == 0:
+    os._exit(0 if same else 1)
+assert same
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_child_after_fork_has_threads_of_its_own():
+    done = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+CACHED = """
+import numpy as np, fastdl
+from fastdl import functional as F
+from fastdl.kernels._common import jit
+fastdl.use_backend("numba")
+F.tanh(np.ones(3, np.float32))
+from fastdl.kernels.activation import _numba
+stats = _numba._forward_line.stats
+print(jit.cache_folder().parent, sum(stats.cache_hits.values()), sum(stats.cache_misses.values()))
+import numba
+print(numba.config.CACHE_DIR)
+"""
+
+
+def test_compiled_kernels_are_kept(tmp_path):
+    """In a folder of their own; the user's setting of Numba's is left alone."""
+    environment = os.environ | {"FASTDL_CACHE_DIR": str(tmp_path / "kept"), "NUMBA_CACHE_DIR": str(tmp_path / "own")}
+    for hits, misses in ((0, 1), (1, 0)):
+        done = subprocess.run(
+            [sys.executable, "-c", CACHED], env=environment, capture_output=True, text=True, check=False
+        )
+        assert done.stdout.split() == [
+            str(tmp_path / "kept/numba"), str(hits), str(misses), str(tmp_path / "own")
+        ], done.stderr  # fmt: skip
+    assert not (tmp_path / "own").exists()
+
+
+def test_another_source_has_another_folder(tmp_path, monkeypatch):
+    before = jit._fingerprint.__wrapped__()
+    copy = tmp_path / "kernels"
+    root = jit.Path(jit.__file__).parent.parent
+    for path in root.rglob("*.py"):
+        target = copy / path.relative_to(root)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+    monkeypatch.setattr(jit, "__file__", str(copy / "_common/jit.py"))
+    assert jit._fingerprint.__wrapped__() == before
+    with open(copy / "activation/_numba.py", "a") as file:
+        file.write("# changed\n")
+    assert jit._fingerprint.__wrapped__() != before
+
+
+def test_where_nothing_can_be_kept_kernels_are_compiled_all_the_same(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    environment = os.environ | {"FASTDL_CACHE_DIR": str(tmp_path / "file")}
+    done = subprocess.run([sys.executable, "-c", CACHED], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 0, 3), (4, 5), (2, 3, 4, 5), (2, 1, 3, 2, 2), (2, 2, 1, 2, 3, 2)])
+def test_elements_of_any_shape_and_order(shape, rng):
+    base = rng.standard_normal(shape).astype(np.float32)
+    views = [base, base.T, base[..., ::-1] if shape else base, np.broadcast_to(base, (2, *shape))]
+    with fastdl.use_backend("numba"):
+        for x in views:
+            np.testing.assert_array_equal(F.relu(x), np.maximum(x, 0))
+
+
+def test_importing_fastdl_does_not_import_numba():
+    program = "import sys, fastdl, fastdl.layers, fastdl.models; sys.exit('numba' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
