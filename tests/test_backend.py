@@ -409,7 +409,7 @@ def test_environment_settings():
         (
             "FASTDL_BACKEND",
             "fortran",
-            "ValueError: FASTDL_BACKEND must be one of 'auto', 'numpy', 'cython', not 'fortran'",
+            "ValueError: FASTDL_BACKEND must be one of 'auto', 'numpy', 'cython', 'numba', not 'fortran'",
         ),
         ("FASTDL_NUM_THREADS", "0", "ValueError: FASTDL_NUM_THREADS must be at least 1, not 0"),
         ("FASTDL_NUM_THREADS", "two", "ValueError: FASTDL_NUM_THREADS must be an int of at least 1, not 'two'"),
