@@ -227,10 +227,15 @@ def test_auto_falls_back_to_numpy_with_one_warning(monkeypatch):
         settings.kernel(CONV)
 
 
-def test_auto_without_any_kernel_says_so_once(monkeypatch):
-    monkeypatch.setattr(settings, "missing", lambda name: "no compiler" if name == "cython" else "")
+@pytest.mark.parametrize(
+    ("absent", "what"), [(("cython",), "Numba kernels"), (("cython", "numba"), "slow NumPy reference")]
+)
+def test_auto_without_any_kernel_says_so_once(monkeypatch, absent, what):
+    if "numba" not in absent and registry.numba_missing():
+        pytest.skip("Numba is not installed")
+    monkeypatch.setattr(settings, "missing", lambda name: "no compiler" if name in absent else "")
     monkeypatch.setattr(settings, "_warned", set())
-    with pytest.warns(RuntimeWarning, match="fastdl runs on its slow NumPy reference: no compiler"):
+    with pytest.warns(RuntimeWarning, match=f"fastdl runs on its {what}: no compiler"):
         settings.kernel(CONV)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
