@@ -260,9 +260,7 @@ def table(record: Any) -> Any:
         found.add_column(column, justify="right", no_wrap=True)
     for m in record.measurements:
         plain = next((o.median for o in record.measurements if o.case == m.case and o.participant == PLAIN), None)
-        ratio = (
-            "" if plain is None else f"{plain / m.median:.1f}" if plain / m.median > 3 else f"{plain / m.median:.2f}"
-        )
+        ratio = "" if plain is None else f"{plain / m.median:.3g}"
         if m.case == STARTUP and plain is not None:
             ratio = f"{1e3 * (m.median - plain):+.0f} ms"
         apart = "" if m.check is None else f"{m.check.difference:.1e}" + ("" if m.check.passed else " FAILED")

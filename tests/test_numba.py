@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -218,3 +219,21 @@ def test_elements_of_any_shape_and_order(shape, rng):
 def test_importing_fastdl_does_not_import_numba():
     program = "import sys, fastdl, fastdl.layers, fastdl.models; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_warmup_compiles_once(tmp_path):
+    """The kernels of a network's step and prediction; a second process loads them."""
+    command = [sys.executable, "-m", "fastdl", "warmup", "--model", "simpleconvnet", "--json"]
+    environment = os.environ | {"FASTDL_CACHE_DIR": str(tmp_path)}
+    found = []
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        report = json.loads(done.stdout)
+        assert report["folder"].startswith(str(tmp_path))
+        (network,) = report["networks"]
+        assert (network["model"], network["dtype"]) == ("simpleconvnet", "float32")
+        found.append((network["compiled"], network["loaded"]))
+    assert found[0][0] > 5
+    assert found[0][1] == 0
+    assert found[1] == found[0][::-1]

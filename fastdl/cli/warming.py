@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ def run(models: Sequence[str], dtypes: Sequence[str], as_json: bool) -> None:
 
     if reason := backend.missing("numba"):
         raise UserError(reason)
+    from ..kernels._common import jit
 
     class Advancing(Explanation):
         """Counts the calls of kernels as they come."""
@@ -44,19 +44,17 @@ def run(models: Sequence[str], dtypes: Sequence[str], as_json: bool) -> None:
     with Progress(*columns, console=errors, transient=True, disable=as_json or not errors.is_terminal) as bar:
         for model in models:
             for dtype in dtypes:
-                with backend.explain() as calls:  # how many there are
-                    _work(_network(model, dtype))
+                with backend.use_backend("numpy"), backend.explain() as calls:  # how many there are
+                    _work(_network(model, dtype), 1)
                 task = bar.add_task(f"{model} {dtype}", total=len(calls.problems))
-                before, begin = statistics(), time.perf_counter()
+                before, begin = jit.statistics(), time.perf_counter()
                 with backend.use_backend("numba"), Advancing(lambda task=task: bar.advance(task)):  # type: ignore[misc]
-                    _work(_network(model, dtype))
+                    _work(_network(model, dtype), BATCH)
                 seconds = time.perf_counter() - begin
-                compiled, loaded = (b - a for a, b in zip(before, statistics(), strict=True))
+                compiled, loaded = (b - a for a, b in zip(before, jit.statistics(), strict=True))
                 found.append(
                     {"model": model, "dtype": dtype, "compiled": compiled, "loaded": loaded, "seconds": seconds}
                 )
-    from ..kernels._common import jit
-
     if as_json:
         print(json.dumps({"folder": str(jit.cache_folder()), "networks": found}, indent=1))
         return
@@ -68,19 +66,6 @@ def run(models: Sequence[str], dtypes: Sequence[str], as_json: bool) -> None:
     print(f"they are kept in {jit.cache_folder()}")
 
 
-def statistics() -> tuple[int, int]:
-    """Kernels that were compiled in this process, and that were loaded from disk."""
-    compiled = loaded = 0
-    for name, module in list(sys.modules.items()):
-        if name.startswith("fastdl.kernels.") and name.endswith("._numba"):
-            for value in vars(module).values():
-                stats = getattr(value, "stats", None)
-                if stats is not None and getattr(value, "__module__", None) == name:
-                    compiled += sum(stats.cache_misses.values())
-                    loaded += sum(stats.cache_hits.values())
-    return compiled, loaded
-
-
 def _network(name: str, dtype: str) -> Model:
     from ..models import DeepConvNet, SimpleConvNet
 
@@ -88,7 +73,7 @@ def _network(name: str, dtype: str) -> Model:
     return builders[name](dtype=dtype, seed=0)  # type: ignore[no-any-return]
 
 
-def _work(network: Model) -> None:
+def _work(network: Model, batch: int) -> None:
     """A training step and a prediction."""
     import numpy as np
 
@@ -96,7 +81,7 @@ def _work(network: Model) -> None:
     from ..optim import Adam
 
     dtype = next(iter(network.params.values())).dtype
-    x, t = np.zeros((BATCH, 1, 28, 28), dtype), np.zeros(BATCH, np.int64)
+    x, t = np.zeros((batch, 1, 28, 28), dtype), np.zeros(batch, np.int64)
     Adam().update(network.params, network.gradient(x, t))
     with backend.inference():
         network.predict(x)

@@ -47,6 +47,7 @@ OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"
 njit: Any = numba.njit
 _config: Any = numba.config
 _caching = threading.Lock()
+_kernels: list[Any] = []
 
 
 @functools.cache
@@ -77,11 +78,19 @@ def kernel(function: Callable[..., Any]) -> Callable[..., Any]:
         before = _config.CACHE_DIR
         _config.CACHE_DIR = str(cache_folder())
         try:
-            return njit(cache=True, **OPTIONS)(function)
+            found = njit(cache=True, **OPTIONS)(function)
         except RuntimeError:  # no folder can be written
-            return njit(**OPTIONS)(function)
+            found = njit(**OPTIONS)(function)
         finally:
             _config.CACHE_DIR = before
+    _kernels.append(found)
+    return found  # type: ignore[no-any-return]
+
+
+def statistics() -> tuple[int, int]:
+    """Kernels that were compiled in this process, and that were loaded from disk, each type of arguments counted."""
+    stats = [kernel.stats for kernel in _kernels]
+    return sum(sum(s.cache_misses.values()) for s in stats), sum(sum(s.cache_hits.values()) for s in stats)
 
 
 def inline(function: Callable[..., Any]) -> Callable[..., Any]:
