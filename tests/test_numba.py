@@ -20,6 +20,7 @@ if not registry.numba_missing():
     import numba
 
     from fastdl.kernels._common import jit
+    from fastdl.kernels._common.tasks import parallel
 
     @numba.njit
     def widened(a, out):
@@ -110,7 +111,7 @@ def test_numbers_are_rounded_once_to_nearest_even(dtype, source, portable, rng):
 @pytest.mark.parametrize(("tasks", "threads"), [(0, 4), (1, 4), (7, 1), (7, 3), (3, 8), (1000, 2)])
 def test_each_task_is_done_once(tasks, threads):
     hits = np.zeros(max(tasks, 1), np.int64)
-    jit.parallel(count, tasks, threads, 1e9, hits)
+    parallel(count, tasks, threads, 1e9, hits)
     assert hits.tolist() == [1] * tasks or tasks == 0
 
 
@@ -121,7 +122,7 @@ def test_callers_on_several_threads():
     def call(mine):
         barrier.wait()
         for _ in range(50):
-            jit.parallel(count, 1000, 1 + len(threads) % 4, 1e9, mine)
+            parallel(count, 1000, 1 + len(threads) % 4, 1e9, mine)
 
     threads = [threading.Thread(target=call, args=(mine,)) for mine in hits]
     for thread in threads:
@@ -133,7 +134,7 @@ def test_callers_on_several_threads():
 
 def test_an_error_in_a_task_arrives():
     with pytest.raises(TypeError):
-        jit.parallel(lambda first, last: None if first == 0 else first + "", 4, 2, 1e9)
+        parallel(lambda first, last: None if first == 0 else first + "", 4, 2, 1e9)
 
 
 FORKED = """

@@ -1,9 +1,9 @@
-"""What every ``_numba.py`` starts with: how kernels are compiled and kept, halves, threads, shapes.
+"""What every ``_numba.py`` starts with: how kernels are compiled and kept, and halves. (``tasks.py``: threads.)
 
 A ``_numba.py`` holds functions with the signatures of the reference, which unwrap arrays and call kernels, and kernels,
 which are decorated with :func:`kernel` and see nothing but arrays and numbers. A kernel's first two arguments are the
-first task and the one after the last: :func:`parallel` deals tasks out to threads. Tasks are cut by the Problem alone,
-so that the bits do not depend on the threads.
+first task and the one after the last: ``tasks.parallel`` deals tasks out to threads. Tasks are cut by the Problem
+alone, so that the bits do not depend on the threads.
 
 Storage and compute dtype: Numba has no float16 on a CPU and no bfloat16 at all. :func:`bits` passes float16 as uint16
 and bfloat16 as int16; in a kernel ``widen(a[i])`` reads an element as a number of the compute dtype, and
@@ -20,12 +20,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import os
 import platform
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -275,98 +273,3 @@ def _zero(a):  # type: ignore[no-untyped-def]
 def compute_dtype(a: np.ndarray) -> np.dtype[Any]:
     """The compute dtype of an array of a storage dtype."""
     return np.dtype(np.float64) if a.dtype == np.float64 else np.dtype(np.float32)
-
-
-# ---- threads --------------------------------------------------------------------------------------------------------
-
-#: Nanoseconds of work that are worth another thread, which takes some 30 microseconds to start.
-GRAIN = 100_000
-
-_threads: ThreadPoolExecutor | None = None
-_started = 0
-_starting = threading.Lock()
-
-
-def parallel(function: Callable[..., Any], tasks: int, threads: int, nanoseconds: float, *arguments: Any) -> None:
-    """``function(first, last, *arguments)`` over all tasks, on up to ``threads`` threads.
-
-    ``nanoseconds`` is what all of it takes one thread, roughly. The threads are Python's, since a kernel runs without
-    the GIL: any number of callers may have theirs at once, and a child after ``fork`` starts its own. (Numba's
-    "workqueue" dies of two callers, its OpenMP of a fork, and TBB is one more library.)
-    """
-    most = min(threads, tasks, int(nanoseconds // GRAIN) or 1)
-    if most <= 1:
-        function(0, tasks, *arguments)
-        return
-    cuts = [tasks * i // most for i in range(most + 1)]
-    pool = _pool(most - 1)
-    (first, last), *rest = itertools.pairwise(cuts)
-    others: list[Future[Any]] = [pool.submit(function, a, b, *arguments) for a, b in rest]
-    try:
-        function(first, last, *arguments)
-    finally:
-        for other in others:
-            other.result()
-
-
-def _pool(workers: int) -> ThreadPoolExecutor:
-    global _threads, _started
-    with _starting:
-        if _threads is None or _started < workers:  # a pool that is too small ends with its last task
-            _threads, _started = ThreadPoolExecutor(workers, "fastdl"), workers
-        return _threads
-
-
-def _after_fork() -> None:
-    global _threads, _starting
-    _threads, _starting = None, threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-# ---- shapes ---------------------------------------------------------------------------------------------------------
-
-
-def pieces(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """Arrays of one shape, for a kernel that goes through their elements: views of one dimension or of four.
-
-    Where all lie dense and in the same order there is one piece with one contiguous dimension. Else each piece has four
-    dimensions and any strides, and there are several where the arrays have more.
-    """
-    first = arrays[0]
-    if first.size == 0:
-        return
-    order = sorted(range(first.ndim), key=lambda axis: (-abs(first.strides[axis]), axis))
-    turned = [a.transpose(order) for a in arrays]
-    if all(a.flags.c_contiguous for a in turned):
-        yield tuple(a.reshape(-1) for a in turned)
-        return
-    if first.ndim < 4:
-        yield tuple(a[(None,) * (4 - first.ndim)] for a in turned)
-        return
-    outer = turned[0].shape[: first.ndim - 4]
-    for index in np.ndindex(outer):
-        yield tuple(a[index] for a in turned)
-
-
-def elements(
-    line: Callable[..., Any],
-    grid: Callable[..., Any],
-    cost: float,
-    threads: int,
-    first: tuple[Any, ...],
-    *arrays: np.ndarray,
-) -> None:
-    """A kernel that goes through arrays of one shape, of which the last one is written.
-
-    ``line(first, last, *first, *arrays)`` takes contiguous arrays of one dimension, its tasks are elements; ``grid``
-    takes arrays of four dimensions, its tasks are pairs of indices of the first two. ``cost`` is the nanoseconds of an
-    element.
-    """
-    for views in pieces(*map(bits, arrays)):
-        out = views[-1]
-        flat = out.ndim == 1
-        tasks = out.size if flat else out.shape[0] * out.shape[1]
-        parallel(line if flat else grid, tasks, threads, cost * out.size, *first, *views)

@@ -6,7 +6,8 @@ import math
 
 import numpy as np
 
-from .._common.jit import compute_dtype, elements, inline, kernel, narrow, widen
+from .._common.jit import compute_dtype, inline, kernel, narrow, widen
+from .._common.tasks import elements
 from ..problem import Problem
 
 RELU, SIGMOID, TANH = 0, 1, 2

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._common.jit import elements, kernel, narrow, round_to_odd, widen
+from .._common.jit import kernel, narrow, round_to_odd, widen
+from .._common.tasks import elements
 from ..problem import Problem
 
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._common.jit import compute_dtype, inline, kernel, narrow, parallel, widen, zero
+from .._common.jit import compute_dtype, inline, kernel, narrow, widen, zero
+from .._common.tasks import parallel
 from ..gemm._numba import SPEED, WIDE, borrowing, clear, load, padded, panel_product, span, store, width_of
 from ..problem import Problem
 

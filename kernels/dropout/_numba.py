@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._common.jit import compute_dtype, elements, inline, kernel, narrow, parallel, widen
+from .._common.jit import compute_dtype, inline, kernel, narrow, widen
+from .._common.tasks import elements, parallel
 from ..problem import Problem
 from . import threshold
 

@@ -14,7 +14,8 @@ from numba import extending, types
 from numba.np.arrayobj import make_array
 from numpy.lib.stride_tricks import as_strided
 
-from .._common.jit import bits, borrowing, compute_dtype, inline, intrinsic, kernel, narrow, parallel, widen, zero
+from .._common.jit import bits, borrowing, compute_dtype, inline, intrinsic, kernel, narrow, widen, zero
+from .._common.tasks import parallel
 from ..problem import Problem
 
 #: Columns of a panel; the last one may have a half or a quarter of them.

@@ -7,7 +7,8 @@ import math
 
 import numpy as np
 
-from .._common.jit import bits, kernel, narrow, parallel, widen, zero
+from .._common.jit import bits, kernel, narrow, widen, zero
+from .._common.tasks import parallel
 from ..problem import Problem
 from .reference import _grid
 

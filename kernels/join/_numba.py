@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .._common.jit import bits, elements, kernel, narrow, widen
+from .._common.jit import bits, kernel, narrow, widen
+from .._common.tasks import elements
 from ..problem import Problem
 from .reference import concat_forward as _copy
 

@@ -11,7 +11,8 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .._common.jit import bits, compute_dtype, inline, kernel, narrow, parallel, widen, zero
+from .._common.jit import bits, compute_dtype, inline, kernel, narrow, widen, zero
+from .._common.tasks import parallel
 from ..problem import Problem
 
 LANES = 16

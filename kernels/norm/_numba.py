@@ -10,7 +10,8 @@ import math
 
 import numpy as np
 
-from .._common.jit import bits, compute_dtype, inline, kernel, narrow, parallel, widen, zero
+from .._common.jit import bits, compute_dtype, inline, kernel, narrow, widen, zero
+from .._common.tasks import parallel
 from ..problem import Problem
 from .plan import BLOCK, batch_norm_plan, response_plan
 

@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .._common.jit import elements, inline, kernel
+from .._common.jit import inline, kernel
+from .._common.tasks import elements
 from ..problem import Problem
 from .reference import adam_rate
 

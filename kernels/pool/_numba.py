@@ -13,7 +13,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from .._common.jit import bits, compute_dtype, inline, kernel, narrow, parallel, widen, zero
+from .._common.jit import bits, compute_dtype, inline, kernel, narrow, widen, zero
+from .._common.tasks import parallel
 from ..im2col._numba import covers, steps, windows
 from ..problem import Problem
 
