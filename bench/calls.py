@@ -13,6 +13,7 @@ has about ``COMPARED`` elements, the first and the last among them; ``fastdl che
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any, NamedTuple
@@ -187,16 +188,20 @@ class Settings(NamedTuple):
     threads: int
     conv: str = "auto"
     isa: str = registry.LEVELS[-1]
+    backend: str = "cython"
 
     @property
     def name(self) -> str:
         """Of the participant: what differs from the defaults."""
+        used = "" if self.backend == "cython" else self.backend
         isa = "" if self.isa == registry.LEVELS[-1] else self.isa
-        return "/".join(filter(None, ("fastdl", "" if self.conv == "auto" else self.conv, isa)))
+        return "/".join(filter(None, ("fastdl", used, "" if self.conv == "auto" else self.conv, isa)))
 
     @property
     def level(self) -> str:
         """The ISA level that runs under this cap here."""
+        if self.backend != "cython":
+            return "any"
         usable = [isa for isa in registry.available_levels() if registry.LEVELS.index(isa) <= self._cap]
         return usable[-1] if usable else "any"
 
@@ -207,8 +212,10 @@ class Settings(NamedTuple):
     def context(self) -> AbstractContextManager[Any]:
         """In which the calls are made."""
         stack = ExitStack()
-        if registry.available_levels():  # a kernel that is missing is an error and not a slow reference
-            stack.enter_context(backend.use_backend("cython"))
+        if (
+            self.backend != "cython" or registry.available_levels()
+        ):  # a missing kernel is an error, not the slow reference
+            stack.enter_context(backend.use_backend(self.backend))
         stack.enter_context(backend.threads(self.threads))
         stack.enter_context(backend.conv_algorithm(self.conv))
         stack.enter_context(backend.isa(registry.LEVELS[self._cap]))
@@ -223,6 +230,7 @@ class Ran(NamedTuple):
     kernels: tuple[str, ...] = ()
     problem: Problem | None = None
     work: work.Work | None = None
+    first: float | None = None  # seconds of the first call, which compiles or loads kernels and allocates
 
 
 class Prepared:
@@ -253,7 +261,9 @@ class Prepared:
                 return result
 
         with settings.context(), fastdl.explain() as log:
+            begin = time.perf_counter()
             outputs = outputs_of(call())
+            first = time.perf_counter() - begin
         kernels = log.kernels()
         problem, label = _main(kernels, self.layer.op)
         self._problem = problem
@@ -264,7 +274,7 @@ class Prepared:
             for _ in range(count):
                 total += work.of(p)
         names = tuple(f"{p.op} {p.direction}: {label}" for p, label, _ in kernels)
-        return Ran(call, check, names, problem, total)
+        return Ran(call, check, names, problem, total, first)
 
     def peer(self, call: Callable[[], Any], outputs_of: Callable[[Any], Arrays]) -> Ran:
         """A peer's first call, compared with the expectation; after ``ours``."""

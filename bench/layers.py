@@ -3,6 +3,7 @@
     python bench/layers.py                                        # the whole suite in float32
     python bench/layers.py --only 'vgg16/*' --passes forward --threads 1,2
     python bench/layers.py --class '3x3 s1' --conv auto,direct --isa v3 --json direct.json
+    python bench/layers.py --backends cython,numba --conv auto,direct --no-peers
     python bench/layers.py --quick --class pool                   # does it work?
 
 The machine's peak is measured first. Then for each pass of each layer: all results are compared, and all participants
@@ -28,6 +29,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tables import layer_table, summary_tables
 
+from fastdl.backend import missing
 from fastdl.bench import machine, peak
 from fastdl.bench.record import Measurement, Peaks, Record
 from fastdl.bench.timing import Participant, Turns, interleave
@@ -65,6 +67,7 @@ def arguments(command: Sequence[str] | None = None) -> argparse.Namespace:
     add("--threads", type=words, default=["2"], help="thread counts of every participant (default 2)")
     add("--isa", type=words, default=[registry.LEVELS[-1]], help="highest ISA levels of fastdl's kernels")
     add("--conv", type=words, default=["auto"], help="convolution algorithms of fastdl: auto, direct, winograd")
+    add("--backends", type=words, default=["cython"], help="of fastdl: cython, numba, or both (default cython)")
     add("--rounds", type=int, default=Turns().rounds, help="turns of each participant (default %(default)s)")
     add("--no-peers", action="store_true", help="fastdl alone")
     add("--quick", action="store_true", help="hardly any repetitions: to see that it works, not for figures")
@@ -81,9 +84,13 @@ def arguments(command: Sequence[str] | None = None) -> argparse.Namespace:
         ("--dtypes", options.dtypes, ("float32", "float64", "float16")),
         ("--isa", options.isa, registry.LEVELS),
         ("--conv", options.conv, registry.CONV_ALGORITHMS),
+        ("--backends", options.backends, ("cython", "numba")),
     ):
         if unknown := sorted(set(given) - set(known)):
             parser.error(f"{name}: {unknown[0]!r} is none of {', '.join(known)}")
+    for name in options.backends:
+        if name != "cython" and (reason := missing(name)):
+            parser.error(reason)
     options.passes_selected = list(select(options))
     if not options.passes_selected:
         parser.error("no layer matches")
@@ -122,6 +129,16 @@ def estimate(passes: Sequence[Pass], peaks: Peaks | None, participants: int, tur
             once = (2 * layer.macs / gflops + nbytes / gbps) / TYPICAL / 1e9
         total += PREPARATION + participants * turns.estimate(once)
     return total
+
+
+def settings_of(options: argparse.Namespace, threads: int) -> list[Settings]:
+    """fastdl's participants: the compiled kernels in all settings, and Numba's, which have but one."""
+    found = []
+    if "cython" in options.backends:
+        found += [Settings(threads, conv, isa) for isa in options.isa for conv in options.conv]
+    if "numba" in options.backends:
+        found.append(Settings(threads, backend="numba"))
+    return found
 
 
 def measure(
@@ -168,7 +185,8 @@ def measure(
             flop=float(first.work.flop),
             bytes=float(first.work.bytes),
             check=found.check,
-            settings={"aliases": list(layer.aliases), "batch": layer.shape[0]},
+            settings={"aliases": list(layer.aliases), "batch": layer.shape[0]}
+            | ({} if found.first is None else {"first_call": found.first}),
         )
         for name, (found, isa) in ran.items()
         if times.get(name)
@@ -212,7 +230,7 @@ def run(options: argparse.Namespace, console: Console) -> tuple[Record, int]:
     record.peaks = peak.measure(options.threads, quick=options.quick)
     wrong, begin = 0, time.monotonic()
     passes = options.passes_selected
-    kinds = len(options.conv) * len(options.isa) + 2 * peers
+    kinds = len(settings_of(options, 1)) + 2 * peers
     expected = estimate(passes, record.peaks, kinds, turns)
     console.print(f"{len(passes)} passes of layers, about {expected / 60:.1f} minutes", highlight=False)
     columns = (TextColumn("{task.description:44s}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -221,8 +239,8 @@ def run(options: argparse.Namespace, console: Console) -> tuple[Record, int]:
         try:
             for each in passes:
                 bar.update(task, description=f"{each.layer.name} {each.direction} {each.dtype}"[:44])
-                settings = [Settings(each.threads, conv, isa) for isa in options.isa for conv in options.conv]
                 try:
+                    settings = settings_of(options, each.threads)
                     record.measurements += measure(each, settings, turns, peers, bar.console.print)
                 except Failure as error:
                     wrong += 1

@@ -92,6 +92,36 @@ def layer_table(record: Record) -> Table:
     return table
 
 
+# ---- Numba ----------------------------------------------------------------------------------------------------------
+
+NUMBA = "fastdl/numba"
+
+
+def numba_tables(record: Record) -> list[Table]:
+    """The time of the compiled kernels by that of Numba's, for each setting of theirs; and what first calls took."""
+    theirs = {m.key: m for m in record.measurements if m.participant == NUMBA}
+    if not theirs:
+        return []
+    tables = []
+    ours = [m for m in record.measurements if m.participant.startswith("fastdl") and m.participant != NUMBA]
+    settings = dict.fromkeys((m.participant, m.dtype, m.threads) for m in ours)
+    for name, dtype, threads in settings:
+        beside = [m for m in ours if (m.participant, m.dtype, m.threads) == (name, dtype, threads) and m.key in theirs]
+        found = [Line(theirs[m.key], m) for m in beside]
+        tables.append(class_table(f"{NUMBA}, {dtype}, {threads} threads: the time of {name} by its own", found))
+        arithmetic = [line for line in found if line.ours.group in suite.CONVOLUTIONS]
+        rest = [line for line in found if line.ours.op not in ("conv2d", "linear")]
+        for what, part in (("convolutions", arithmetic), ("memory-bound", rest)):
+            if part:
+                tables[-1].add_row(what, *[""] * (len(tables[-1].columns) - 3), _number(_mean(part, suite.GROUPS)), "")
+    firsts = [m.settings["first_call"] for m in theirs.values() if "first_call" in m.settings]
+    note = (
+        f"first calls, which compile kernels or load them: {sum(firsts):.1f} s in all, {max(firsts):.1f} s the longest"
+    )
+    tables[-1].caption = note if tables else None
+    return tables
+
+
 # ---- means ----------------------------------------------------------------------------------------------------------
 
 
@@ -256,6 +286,7 @@ def summary_tables(record: Record) -> list[Table]:
         for (dtype, threads, participant), found in groups.items()
         if any(line.ratio is not None for line in found)
     ]
+    tables += numba_tables(record)
     table = Table(title="bars (and far goals)", box=None, header_style="bold", pad_edge=False)
     for name in ("measure", "value", "bar"):
         table.add_column(name, no_wrap=True)
