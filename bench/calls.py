@@ -212,9 +212,7 @@ class Settings(NamedTuple):
     def context(self) -> AbstractContextManager[Any]:
         """In which the calls are made."""
         stack = ExitStack()
-        if (
-            self.backend != "cython" or registry.available_levels()
-        ):  # a missing kernel is an error, not the slow reference
+        if self.backend != "cython" or registry.available_levels():  # no silent fallback to the slow reference
             stack.enter_context(backend.use_backend(self.backend))
         stack.enter_context(backend.threads(self.threads))
         stack.enter_context(backend.conv_algorithm(self.conv))
