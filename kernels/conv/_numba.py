@@ -1,8 +1,11 @@
-"""Convolution in Numba as an implicit GEMM; the contract is the folder's docstring.
+"""Convolution in Numba; the contract is the folder's docstring.
 
-Patches of a block of output positions are gathered, one row each, and multiplied with packed weights. What comes out is
-f(sums) in forward and in backward_input, which are the same loops over other taps; backward_weight multiplies the
-gathered rows with those of dout instead. Only the gather knows of padding, strides, dilation, dtype and memory order.
+A task is a block of output positions. The pixels that they read are copied once, with the padding, as
+[image][row][column][channel] in the compute dtype: only this copy knows of borders, strides, storage dtype and memory
+order. There the taps of a filter's row at a position lie one behind the other, and the register tiles multiply them
+with packed weights where they are. What comes out is f(sums) in forward and in backward_input, which are the same loops
+over other taps; backward_weight multiplies pixels with dout instead, and sums over positions. Groups of one channel
+that produce one are in ``_numba_depthwise.py``.
 """
 
 from __future__ import annotations
@@ -12,178 +15,65 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .._common.jit import compute_dtype, inline, kernel, narrow, widen, zero
+from .._common.jit import compute_dtype, kernel, narrow, widen, zero
 from .._common.tasks import parallel
-from ..gemm._numba import SPEED, WIDE, borrowing, clear, load, padded, panel_product, span, store, width_of
+from .._common.tiles import SPEED, WIDE, clear, padded, panel_product, span, store, width_of
 from ..problem import Problem
+from . import _numba_depthwise as depthwise
+from ._numba_axes import COLUMNS, Axis, axes_of, block_of, copy_patch, outputs_of, place_of, store_masked
 
-#: Output positions in a block, and inner positions at most: 64 KiB of gathered float32.
-MC, KC = 64, 256
+#: Products of a sum between two visits to memory, at most: 64 KiB of weights.
+KC = 256
+#: Channels of pixels whose gradient of weights is summed at once: 3x3 taps by 64 by a panel are 144 KiB.
+CHANNELS = 64
+#: Tasks, at least, where a problem is large enough: for any number of threads up to that.
+TASKS = 16
 #: Partial sums of backward_bias, and pixels that are summed in the compute dtype before they go into float64.
 BIAS_SLICES, BIAS_GROUP = 64, 32
 
-# ---- taps and blocks ------------------------------------------------------------------------------------------------
+# ---- weights --------------------------------------------------------------------------------------------------------
 
 
 class Inner(NamedTuple):
-    """The inner positions (tap, channel) of a product: where their sources are, and how they are cut into blocks."""
+    """The products that an output sums up: how weights are packed, and where their factors are in a patch.
 
-    taps: np.ndarray  # (taps, 5): its row and column in w, its row and column in the source at output position 0,
-    # and the number of taps from it on that are neighbours on a source row
-    blocks: np.ndarray  # (blocks, 5): first tap, tap after the last, first channel, channel after the last, first row
+    A segment is what lies one behind the other there: the taps of a filter's row, or one tap. A chunk has several
+    segments, or a part of one, and at most ``KC`` products.
+    """
+
+    taps: np.ndarray  # (taps, 2): row and column in w
     rows: np.ndarray  # (taps, channels): the row of packed weights
-    depth: int  # rows of packed weights: those of each block are a multiple of 8
+    depth: int  # rows of packed weights
+    starts: np.ndarray  # of segments
+    chunks: np.ndarray  # (chunks, 5): first segment, segments, first element in each, elements, row of packed weights
 
 
-class Axis(NamedTuple):
-    """Output positions start + step * q, q < length, of which tap taps[t] reads q * scale + offsets[t]."""
-
-    start: int
-    step: int
-    length: int
-    scale: int
-    taps: tuple[int, ...]
-    offsets: tuple[int, ...]
-
-
-def _forward_axis(out: int, kernel: int, stride: int, before: int, dilation: int) -> tuple[Axis, ...]:
-    return (Axis(0, 1, out, stride, tuple(range(kernel)), tuple(t * dilation - before for t in range(kernel))),)
-
-
-def _backward_axis(size: int, kernel: int, stride: int, before: int, dilation: int) -> tuple[Axis, ...]:
-    """Position h meets output position i at tap t where h = i * stride + t * dilation - before: positions with the same
-    remainder by the stride have the same taps."""
-    axes = []
-    for start in range(min(stride, size)):
-        taps = tuple(t for t in reversed(range(kernel)) if (start + before - t * dilation) % stride == 0)
-        offsets = tuple((start + before - t * dilation) // stride for t in taps)
-        axes.append(Axis(start, stride, -(-(size - start) // stride), 1, taps, offsets))
-    return tuple(axes)
+def _segments(row: Axis, column: Axis, merged: bool) -> tuple[np.ndarray, np.ndarray, int]:
+    """Taps (row and column in w); (source row, source column) of each segment in a patch; and taps in a segment."""
+    taps = np.array([(r, s) for r in row.taps for s in column.taps], np.int64).reshape(-1, 2)
+    places = [(y - row.low, x - column.low) for y in row.offsets for x in column.offsets]
+    run = len(column.taps) if merged and column.reach == len(column.taps) else 1
+    return taps, np.array(places[::run], np.int64).reshape(-1, 2), run
 
 
 @functools.lru_cache(maxsize=1024)
-def _axes(problem: Problem) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
-    (_, _, h, w), (_, _, kh, kw) = problem.shapes
-    (sh, sw), (dh, dw), (top, _, left, _) = problem.stride, problem.dilation, problem.pads
-    if problem.direction == "backward_input":
-        return _backward_axis(h, kh, sh, top, dh), _backward_axis(w, kw, sw, left, dw)
-    oh, ow = problem.grid()
-    return _forward_axis(oh, kh, sh, top, dh), _forward_axis(ow, kw, sw, left, dw)
-
-
-@functools.lru_cache(maxsize=1024)
-def _inner(row: Axis, column: Axis, channels: int) -> Inner:
-    taps = []
-    for r, y in zip(row.taps, row.offsets, strict=True):
-        for i, (s, x) in enumerate(zip(column.taps, column.offsets, strict=True)):
-            run = 1
-            while i + run < len(column.taps) and column.offsets[i + run] == x + run:
-                run += 1
-            taps.append((r, s, y, x, run))
-    table = np.array(taps, np.int64).reshape(-1, 5)
-    rows, blocks, depth = np.empty((len(taps), channels), np.int64), [], 0
-    if taps and channels:
-        parts = -(-channels // KC)
-        together = max(1, KC // channels)  # taps of a block; even blocks
-        together = -(-len(taps) // -(-len(taps) // together))
-        for t0 in range(0, len(taps), together):
-            t1 = min(t0 + together, len(taps))
-            for part in range(parts):
-                c0, c1 = channels * part // parts, channels * (part + 1) // parts
-                blocks.append((t0, t1, c0, c1, depth))
-                size = (t1 - t0) * (c1 - c0)
-                rows[t0:t1, c0:c1] = depth + np.arange(size).reshape(t1 - t0, c1 - c0)
-                depth += -(-size // 8) * 8
-    return Inner(table, np.array(blocks, np.int64).reshape(-1, 5), rows, depth)
-
-
-# ---- gather ---------------------------------------------------------------------------------------------------------
-
-
-@inline
-def _line_of(block):
-    """Inner positions of a block, and as many more as make a multiple of 8."""
-    return ((block[1] - block[0]) * (block[3] - block[2]) + 7) // 8 * 8
-
-
-@inline
-def _longest(blocks):
-    """Of the blocks' lines."""
-    found = 0
-    for b in range(len(blocks)):
-        found = max(found, _line_of(blocks[b]))
-    return found
-
-
-@borrowing
-def _gather(x, at, steps, image, grid, scale, taps, block, merged, first, many, to):
-    """Inner positions of one block for ``many`` output positions, one row each: [position][tap, channel]."""
-    step_n, step_c, step_h, step_w = steps
-    channels, line, move = block[3] - block[2], _line_of(block), scale[1]
-    n, i, j = first // (grid[0] * grid[1]), first // grid[1] % grid[0], first % grid[1]
-    q0 = 0
-    while q0 < many:  # the positions on one output row
-        count = min(many - q0, grid[1] - j)
-        t, place = block[0], q0 * line
-        while t < block[1]:
-            y, left = i * scale[0] + taps[t, 2], j * move + taps[t, 3]
-            run = min(taps[t, 4], block[1] - t) if merged else 1
-            inside = 0 <= y < image[0]
-            a, b = (0, count) if inside else (count, count)  # those whose taps are all between the borders
-            if inside and left < 0:
-                a = min(count, (move - 1 - left) // move)
-            if inside and left + (count - 1) * move + run > image[1]:
-                b = max(a, min(count, (image[1] - run - left + move) // move))
-            source = at + n * step_n + y * step_h + left * step_w + block[2] * step_c
-            for q in range(a, b):
-                load(x, source + q * move * step_w, step_c, run * channels, to, place + q * line)
-            for q in range(count):
-                if a <= q < b:
-                    continue
-                for u in range(run):
-                    z, target = left + q * move + u, place + q * line + u * channels
-                    if inside and 0 <= z < image[1]:
-                        load(x, source + (q * move + u) * step_w, step_c, channels, to, target)
-                    else:
-                        clear(to, target, channels)
-            place += run * channels
-            t += run
-        q0 += count
-        i, j = i + 1, 0
-        if i == grid[0]:
-            n, i = n + 1, 0
-
-
-@borrowing
-def _gather_across(x, at, steps, image, grid, scale, taps, block, first, many, to):
-    """The same where neighbours in memory are pixels: [tap, channel][position]."""
-    step_n, step_c, step_h, step_w = steps
-    n, i, j = first // (grid[0] * grid[1]), first // grid[1] % grid[0], first % grid[1]
-    q = 0
-    while q < many:  # the positions on one output row
-        count = min(many - q, grid[1] - j)
-        place = q
-        for t in range(block[0], block[1]):
-            y, left = i * scale[0] + taps[t, 2], j * scale[1] + taps[t, 3]
-            a, b = 0, count  # those between the borders
-            if y < 0 or y >= image[0]:
-                a = count
-            elif left < 0:
-                a = min(count, (scale[1] - 1 - left) // scale[1])
-            if left + (count - 1) * scale[1] >= image[1]:
-                b = max(a, min(count, (image[1] - left + scale[1] - 1) // scale[1]))
-            source = at + n * step_n + y * step_h + (left + a * scale[1]) * step_w
-            for c in range(block[2], block[3]):
-                if a > 0:
-                    clear(to, place, a)
-                load(x, source + c * step_c, step_w * scale[1], b - a, to, place + a)
-                if b < count:
-                    clear(to, place + b, count - b)
-                place += MC
-        q += count
-        i, j = i + 1, 0
-        if i == grid[0]:
-            n, i = n + 1, 0
+def _inner(row: Axis, column: Axis, patch_w: int, groups: int, channels: int) -> Inner:
+    taps, places, run = _segments(row, column, groups == 1)
+    segments, length = len(places), run * channels
+    rows, chunks, depth = np.empty((segments, length), np.int64), [], 0
+    parts = max(1, -(-length // KC))
+    together = max(1, KC // max(length, 1))
+    together = -(-segments // max(1, -(-segments // together))) or 1  # even chunks
+    for s0 in range(0, segments if length else 0, together):
+        many = min(together, segments - s0)
+        for part in range(parts):
+            e0, e1 = length * part // parts, length * (part + 1) // parts
+            chunks.append((s0, many, e0, e1 - e0, depth))
+            rows[s0 : s0 + many, e0:e1] = depth + np.arange(many * (e1 - e0)).reshape(many, e1 - e0)
+            depth += many * (e1 - e0)
+    starts = (places[:, 0] * patch_w + places[:, 1]) * groups * channels
+    table = np.array(chunks, np.int64).reshape(-1, 5)
+    return Inner(taps, rows.reshape(len(taps), channels), depth, np.ascontiguousarray(starts), table)
 
 
 @kernel
@@ -207,133 +97,58 @@ def _pack(first, last, w, w_place, produce, wide, taps, rows, depth, packed):
 # ---- forward and backward_input -------------------------------------------------------------------------------------
 
 
-@borrowing
-def _store_masked(sums, at, n, line, line_at, step, mask, mask_at, mask_step):
-    """n sums to an array, 0 where the mask is at most 0."""
-    none = zero(sums)
-    for i in range(n):
-        above = not widen(mask[mask_at + i * mask_step]) <= none  # NaN is
-        line[line_at + i * step] = narrow(sums[at + i] if above else none, line)
-
-
 @kernel
 def _positions(
-    first, last, groups, x, x_place, image, merged, across, taps, blocks, depth, packed, produce, wide, bias, relu,
-    mask, mask_place, masked, out, out_place, grid, scale, starts, strides, positions,
+    first, last, groups, parts, x, x_place, image, block, used, pixels, starts, chunks, depth, packed, produce, reduce,
+    wide, bias, relu, mask, mask_place, masked, out, out_place, images, grid, corner, strides,
 ):  # fmt: skip
-    """f(sums) of blocks of MC output positions: those at start + stride * q on both axes, q in the grid."""
-    patches, sums = np.zeros(MC * _longest(blocks), bias.dtype), np.empty(MC * wide, bias.dtype)
-    reduce = blocks[len(blocks) - 1, 3] if len(blocks) > 0 else 0
-    steps = (x_place[1], x_place[2], x_place[3], x_place[4])
+    """f(sums) of blocks of output positions: those at corner + strides * q, q in the grid. ``parts`` tasks, each with
+    some of the panels, to a block."""
+    columns_wide = (block[2] + 7) // 8 * 8
+    patch, sums = (
+        np.zeros(pixels * groups * reduce, bias.dtype),
+        np.empty(block[0] * block[1] * columns_wide * min(wide, WIDE), bias.dtype),
+    )
+    pitch, panels, line = groups * reduce, (produce + WIDE - 1) // WIDE, block[11] * groups * reduce
+    column_step = out_place[4] * strides[1]
     for task in range(first, last):
-        p0 = task * MC
-        many = min(MC, positions - p0)
-        rows = (many + 7) // 8 * 8  # what is in the last of them does not matter
-        for g in range(groups):
-            clear(sums, 0, sums.size)
-            at = x_place[0] + g * reduce * x_place[2]
-            for b in range(len(blocks)):
-                block = blocks[b]
-                size = (block[1] - block[0]) * (block[3] - block[2])
-                if across:
-                    _gather_across(x, at, steps, image, grid, scale, taps, block, p0, many, patches)
-                    row, step = 1, MC
-                else:
-                    _gather(x, at, steps, image, grid, scale, taps, block, merged, p0, many, patches)
-                    row, step = _line_of(block), 1
-                for j0 in range(0, produce, WIDE):
-                    width = width_of(produce - j0)
-                    panel = (g * wide + j0) * depth + block[4] * width
-                    panel_product(width, rows, size, patches, row, step, packed, panel, sums, j0 * MC)
-            n, i, j = p0 // (grid[0] * grid[1]), p0 // grid[1] % grid[0], p0 % grid[1]
-            for q in range(many):
-                y, z, k0 = starts[0] + i * strides[0], starts[1] + j * strides[1], g * produce
-                to = out_place[0] + n * out_place[1] + k0 * out_place[2] + y * out_place[3] + z * out_place[4]
-                seen = mask_place[0] + n * mask_place[1] + k0 * mask_place[2] + y * mask_place[3] + z * mask_place[4]
-                for j0 in range(0, produce, WIDE):
-                    columns = min(WIDE, produce - j0)
-                    found = j0 * MC + q * width_of(columns)
-                    to_j, seen_j = to + j0 * out_place[2], seen + j0 * mask_place[2]
+        n, i, j, many, high, columns = place_of(block, task // parts, images, grid)
+        copy_patch(x, x_place, image, block, used, n, i, j, many, high, columns, 0, pitch, pitch, patch)
+        part = task % parts
+        for p in range(groups * panels * part // parts, groups * panels * (part + 1) // parts):
+            g, j0 = p // panels, p % panels * WIDE
+            k0, channels = g * produce + j0, min(WIDE, produce - j0)
+            width = width_of(channels)
+            clear(sums, 0, many * block[1] * columns_wide * width)
+            for c in range(len(chunks)):
+                weights = (g * wide + j0) * depth + chunks[c, 4] * width
+                for m in range(many):
+                    for r in range(high):
+                        panel_product(
+                            width, (columns + 3) // 4 * 4, chunks[c, 1], starts, chunks[c, 0], chunks[c, 3], patch,
+                            (m * block[10] + r * block[6]) * line + g * reduce + chunks[c, 2], block[7] * pitch, 1,
+                            packed, weights, width, sums, (m * block[1] + r) * columns_wide * width,
+                        )  # fmt: skip
+            dense = width == channels and out_place[2] == 1 and column_step == channels and not masked
+            for m in range(many):
+                for r in range(high):
+                    at = (m * block[1] + r) * columns_wide * width
+                    y, z = corner[0] + (i + r) * strides[0], corner[1] + j * strides[1]
+                    to = out_place[0] + (n + m) * out_place[1] + k0 * out_place[2] + y * out_place[3] + z * out_place[4]
+                    if dense:
+                        store(sums, at, bias, 0, columns * width, relu, out, to, 1)
+                        continue
                     if masked:
-                        _store_masked(sums, found, columns, out, to_j, out_place[2], mask, seen_j, mask_place[2])
-                    else:
-                        store(sums, found, bias, k0 + j0, columns, relu, out, to_j, out_place[2])
-                j += 1
-                if j == grid[1]:
-                    i, j = i + 1, 0
-                    if i == grid[0]:
-                        n, i = n + 1, 0
-
-
-@borrowing
-def _position_of_channels(x, at, step, step_h, step_w, image, y, z, taps, weights, sums):
-    """sums[c] = the products of all taps with the channels around (y, z)."""
-    channels = sums.size
-    clear(sums, 0, channels)
-    t = 0
-    while t < len(taps):
-        source_y, source_x = y + taps[t, 2], z + taps[t, 3]
-        place, factors = at + source_y * step_h + source_x * step_w, weights[t]
-        if source_y < 0 or source_y >= image[0] or source_x < 0 or source_x >= image[1]:
-            t += 1
-        elif step == 1 and taps[t, 4] >= 3 and source_x + 3 <= image[1]:  # three neighbours
-            factors1, factors2 = weights[t + 1], weights[t + 2]
-            values, values1 = x[place : place + channels], x[place + step_w : place + step_w + channels]
-            values2 = x[place + 2 * step_w : place + 2 * step_w + channels]
-            for c in range(sums.size):
-                v = sums[c] + widen(values[c]) * factors[c]
-                sums[c] = v + widen(values1[c]) * factors1[c] + widen(values2[c]) * factors2[c]
-            t += 3
-        elif step == 1:
-            values = x[place : place + channels]
-            for c in range(sums.size):
-                sums[c] += widen(values[c]) * factors[c]
-            t += 1
-        else:
-            for c in range(sums.size):
-                sums[c] += widen(x[place + c * step]) * factors[c]
-            t += 1
-
-
-@borrowing
-def _weights_of_channels(x, at, step, step_h, step_w, image, y, z, taps, right, sums):
-    """sums[tap][c] += the channels around (y, z) times right[c]."""
-    for t in range(len(taps)):
-        source_y, source_x = y + taps[t, 2], z + taps[t, 3]
-        if source_y < 0 or source_y >= image[0] or source_x < 0 or source_x >= image[1]:
-            continue
-        place, total = at + source_y * step_h + source_x * step_w, sums[t]
-        if step == 1:
-            values = x[place : place + total.size]
-            for c in range(total.size):
-                total[c] += widen(values[c]) * right[c]
-        else:
-            for c in range(total.size):
-                total[c] += widen(x[place + c * step]) * right[c]
-
-
-@kernel
-def _depthwise(
-    first, last, x, x_place, image, taps, weights, bias, relu, mask, mask_place, masked, out, out_place, grid, scale,
-    starts, strides,
-):  # fmt: skip
-    """Groups of one channel that produce one: a position's channels go side by side. A task is an output row."""
-    channels = weights.shape[1]
-    sums = np.empty(channels, bias.dtype)
-    for task in range(first, last):
-        n, i = task // grid[0], task % grid[0]
-        y, at = starts[0] + i * strides[0], x_place[0] + n * x_place[1]
-        for j in range(grid[1]):
-            _position_of_channels(
-                x, at, x_place[2], x_place[3], x_place[4], image, i * scale[0], j * scale[1], taps, weights, sums
-            )
-            z = starts[1] + j * strides[1]
-            to = out_place[0] + n * out_place[1] + y * out_place[3] + z * out_place[4]
-            if masked:
-                seen = mask_place[0] + n * mask_place[1] + y * mask_place[3] + z * mask_place[4]
-                _store_masked(sums, 0, channels, out, to, out_place[2], mask, seen, mask_place[2])
-            else:
-                store(sums, 0, bias, 0, channels, relu, out, to, out_place[2])
+                        seen = mask_place[0] + (n + m) * mask_place[1] + k0 * mask_place[2] + y * mask_place[3]
+                        seen += z * mask_place[4]
+                        for q in range(columns):
+                            store_masked(
+                                sums, at + q * width, channels, out, to + q * column_step, out_place[2], mask,
+                                seen + q * mask_place[4] * strides[1], mask_place[2],
+                            )  # fmt: skip
+                        continue
+                    for q in range(columns):
+                        store(sums, at + q * width, bias, k0, channels, relu, out, to + q * column_step, out_place[2])
 
 
 def _run(
@@ -344,50 +159,38 @@ def _run(
     if out.size == 0:
         return
     compute, groups, (produce, reduce) = compute_dtype(out), problem.groups, w.shape[1:3]
-    wide = padded(produce)
+    images, wide, panels = out.shape[0], padded(produce), -(-produce // WIDE)
     added = np.zeros(groups * produce, compute) if bias is None else np.ascontiguousarray(bias, compute)
     source, place = span(x)
-    weights, w_place = span(w)
     target, out_place = span(out, True)
-    seen, seen_place = span(out if mask is None else mask)
-    where = (seen, seen_place, mask is not None, target, out_place)
-    relu = problem.epilogue == "bias_relu"
-    for row in _axes(problem)[0]:
-        for column in _axes(problem)[1]:
-            inner = _inner(row, column, reduce)
-            axes = (
-                (row.length, column.length),
-                (row.scale, column.scale),
-                (row.start, column.start),
-                (row.step, column.step),
-            )
-            positions = out.shape[0] * row.length * column.length
-            if (produce, reduce) == (1, 1):
-                factors = w[:, 0, 0, inner.taps[:, 0], inner.taps[:, 1]].T
-                work = 0.3 * positions * groups * (1 + len(inner.taps))
-                parallel(
-                    _depthwise, out.shape[0] * row.length, threads, work, source, place, x.shape[2:], inner.taps,
-                    np.ascontiguousarray(factors, compute), added, relu, *where, *axes,
-                )  # fmt: skip
+    seen, seen_place = (target, out_place) if mask is None else span(mask)
+    relu, alone = problem.epilogue == "bias_relu", (produce, reduce) == (1, 1)
+    if groups == 1 and produce == wide <= WIDE:  # a row of outputs is one line
+        added = np.tile(added, COLUMNS)
+    weights, w_place = span(w)
+    for row in axes_of(problem)[0]:
+        for column in axes_of(problem)[1]:
+            block, numbers, used = block_of(row, column, images)
+            where = (
+                added, relu, seen, seen_place, mask is not None, target, out_place, images, (row.length, column.length),
+                (row.start, column.start), (row.step, column.step),
+            )  # fmt: skip
+            if alone:
+                depthwise.correlate(row, column, source, place, x.shape, w, threads, *where)
                 continue
+            inner = _inner(row, column, block.patch_w, groups, reduce)
             packed = np.zeros(groups * wide * inner.depth, compute)
             if inner.depth:
                 parallel(
-                    _pack, groups * -(-produce // WIDE), threads, packed.size, weights, w_place, produce, wide,
-                    inner.taps, inner.rows, inner.depth, packed,
+                    _pack, groups * panels, threads, packed.size, weights, w_place, produce, wide, inner.taps,
+                    inner.rows, inner.depth, packed,
                 )  # fmt: skip
-            work = positions * groups * (inner.depth * (wide / SPEED + 0.2) + produce)
+            parts = min(groups * panels, -(-TASKS // block.count))
+            work = images * row.length * column.length * groups * (inner.depth * wide / SPEED + produce)
             parallel(
-                _positions, -(-positions // MC), threads, work, groups, source, place, x.shape[2:],
-                *_memory(place, reduce), inner.taps, inner.blocks, inner.depth, packed, produce, wide, added, relu,
-                *where, *axes, positions,
+                _positions, block.count * parts, threads, work, groups, parts, source, place, x.shape[2:], numbers,
+                used, block.pixels, inner.starts, inner.chunks, inner.depth, packed, produce, reduce, wide, *where,
             )  # fmt: skip
-
-
-def _memory(place: tuple[int, ...], channels: int) -> tuple[bool, bool]:
-    """Whether pixels next to each other on a row are dense in memory, and whether channels lie farther apart."""
-    _, _, c, _, w = place
-    return w == channels * c, channels == 1 or abs(w) < abs(c)
 
 
 def _grouped(problem: Problem, w: np.ndarray) -> np.ndarray:
@@ -412,43 +215,73 @@ def conv2d_backward_input(
 # ---- backward_weight ------------------------------------------------------------------------------------------------
 
 
+class Weights(NamedTuple):
+    """How the gradients of a group's weights are laid out while they are summed: rows (tap, channel) of a panel."""
+
+    taps: np.ndarray  # (taps, 2): row and column in w
+    rows: np.ndarray  # (taps, channels)
+    depth: int
+    starts: np.ndarray  # pixels from the start of a patch to each segment
+    chunks: np.ndarray  # (chunks, 4): first channel, channels, first row, rows of a segment
+
+
+@functools.lru_cache(maxsize=1024)
+def _weights(row: Axis, column: Axis, patch_w: int, channels: int) -> Weights:
+    taps, places, run = _segments(row, column, True)
+    rows, chunks, depth = np.empty((len(taps), channels), np.int64), [], 0
+    parts = -(-channels // CHANNELS)
+    for part in range(parts):
+        c0, c1 = channels * part // parts, channels * (part + 1) // parts
+        size = -(-run * (c1 - c0) // 8) * 8
+        chunks.append((c0, c1 - c0, depth, size))
+        for s in range(len(places)):
+            rows[s * run : (s + 1) * run, c0:c1] = depth + s * size + np.arange(run * (c1 - c0)).reshape(run, -1)
+        depth += len(places) * size
+    starts = np.ascontiguousarray(places[:, 0] * patch_w + places[:, 1])
+    return Weights(taps, rows, depth, starts, np.array(chunks, np.int64))
+
+
 @kernel
 def _weight_parts(
-    first, last, groups, slices, x, x_place, image, merged, across, taps, blocks, depth, dout, d_place, produce, wide,
-    grid, scale, positions, parts,
+    first, last, groups, slices, x, x_place, image, block, used, pixels, outputs, starts, chunks, depth, dout, d_place,
+    produce, reduce, wide, images, grid, parts,
 ):  # fmt: skip
-    """A task: the rows of one block of one group, summed over one slice of the positions."""
-    patches, right = np.zeros(MC * _longest(blocks), parts.dtype), np.zeros(MC * wide, parts.dtype)
-    runs, reduce = (positions + MC - 1) // MC, blocks[len(blocks) - 1, 3]
-    steps = (x_place[1], x_place[2], x_place[3], x_place[4])
+    """A task: a panel of some channels of a group, summed over a slice of the blocks of positions."""
+    most = 0
+    for c in range(len(chunks)):
+        most = max(most, chunks[c, 1])
+    patch = np.zeros(pixels * most + 8, parts.dtype)
+    right = np.zeros(block[0] * block[1] * block[2] * min(wide, WIDE), parts.dtype)
+    panels, lines = (produce + WIDE - 1) // WIDE, np.empty(block[0] * block[1], np.int64)
+    every = np.ones(block[1], np.uint8)
     for task in range(first, last):
-        block, g, part = blocks[task % len(blocks)], task // len(blocks) % groups, task // len(blocks) // groups
-        line, at = _line_of(block), x_place[0] + g * reduce * x_place[2]
-        for run in range(runs * part // slices, runs * (part + 1) // slices):
-            p0 = run * MC
-            many = min(MC, positions - p0)
-            if across:
-                _gather_across(x, at, steps, image, grid, scale, taps, block, p0, many, patches)
-                row, step = MC, 1
-            else:
-                _gather(x, at, steps, image, grid, scale, taps, block, merged, p0, many, patches)
-                row, step = 1, line
-            n, i, j = p0 // (grid[0] * grid[1]), p0 // grid[1] % grid[0], p0 % grid[1]
-            for q in range(many):
-                start = d_place[0] + n * d_place[1] + g * produce * d_place[2] + i * d_place[3] + j * d_place[4]
-                for j0 in range(0, produce, WIDE):
-                    columns = min(WIDE, produce - j0)
-                    to = j0 * MC + q * width_of(columns)
-                    load(dout, start + j0 * d_place[2], d_place[2], columns, right, to)
-                j += 1
-                if j == grid[1]:
-                    i, j = i + 1, 0
-                    if i == grid[0]:
-                        n, i = n + 1, 0
-            for j0 in range(0, produce, WIDE):
-                width = width_of(produce - j0)
-                sums = ((part * groups + g) * wide + j0) * depth + block[4] * width
-                panel_product(width, line, many, patches, row, step, right, j0 * MC, parts, sums)
+        c, p = task % len(chunks), task // len(chunks) % (groups * panels)
+        part = task // (len(chunks) * groups * panels)
+        g, j0 = p // panels, p % panels * WIDE
+        k, width = min(WIDE, produce - j0), width_of(produce - j0)
+        c0, channels, rows = chunks[c, 0], chunks[c, 1], chunks[c, 3]
+        base = ((part * groups + g) * wide + j0) * depth + chunks[c, 2] * width
+        for b in range(block[5] * part // slices, block[5] * (part + 1) // slices):
+            n, i, j, many, high, columns = place_of(block, b, images, grid)
+            copy_patch(
+                x, x_place, image, block, used, n, i, j, many, high, columns, g * reduce + c0, channels, channels, patch
+            )
+            copy_patch(
+                dout, d_place, grid, outputs, every, n, i, j, many, high, columns, g * produce + j0, k, width, right
+            )
+            for m in range(many):
+                for r in range(high):
+                    lines[m * high + r] = (m * block[10] + r * block[6]) * block[11] * channels
+            if columns < block[2] or high < block[1]:  # rows of the gradient one behind the other
+                for line in range(many * high):
+                    at = (line // high * block[1] + line % high) * block[2] * width
+                    for q in range(columns * width):
+                        right[line * columns * width + q] = right[at + q]
+            for s in range(len(starts)):
+                panel_product(
+                    width, rows, many * high, lines, 0, columns, patch, starts[s] * channels, 1, block[7] * channels,
+                    right, 0, width, parts, base + s * rows * width,
+                )  # fmt: skip
 
 
 @kernel
@@ -473,57 +306,35 @@ def _weight_sums(first, last, slices, parts, rows, taps, depth, produce, wide, d
                     dw[at + (j0 + j) * step_k] = narrow(total[j], dw)
 
 
-@kernel
-def _depthwise_weight(first, last, slices, x, x_place, image, taps, dout, d_place, grid, scale, lines, parts):
-    """parts[slice][tap][channel] of groups of one channel; a task is a slice of the output rows."""
-    channels = parts.shape[2]
-    right = np.empty(channels, parts.dtype)
-    for part in range(first, last):
-        sums = parts[part]
-        for line in range(lines * part // slices, lines * (part + 1) // slices):
-            n, i = line // grid[0], line % grid[0]
-            for j in range(grid[1]):
-                at = d_place[0] + n * d_place[1] + i * d_place[3] + j * d_place[4]
-                load(dout, at, d_place[2], channels, right, 0)
-                at = x_place[0] + n * x_place[1]
-                _weights_of_channels(
-                    x, at, x_place[2], x_place[3], x_place[4], image, i * scale[0], j * scale[1], taps, right, sums
-                )
-
-
 def conv2d_backward_weight(problem: Problem, dout: np.ndarray, x: np.ndarray, dw: np.ndarray, threads: int) -> None:
     """dw = correlation of x with dout."""
     if dw.size == 0:
         return
     groups, grouped = problem.groups, _grouped(problem, dw)
     produce, reduce = grouped.shape[1:3]
-    wide, positions = padded(produce), dout.shape[0] * dout.shape[2] * dout.shape[3]
-    ((row,), (column,)) = _axes(problem)
-    inner = _inner(row, column, reduce)
-    source, place = span(x)
-    axes = ((row.length, column.length), (row.scale, column.scale))
-    if (produce, reduce) == (1, 1):
-        lines = dout.shape[0] * row.length
-        each = np.zeros((max(1, min(16, lines)), len(inner.taps), groups), compute_dtype(dw))
-        parallel(
-            _depthwise_weight, len(each), threads, 0.3 * positions * groups * len(inner.taps), len(each), source, place,
-            x.shape[2:], inner.taps, *span(dout), *axes, lines, each,
-        )  # fmt: skip
-        with np.errstate(all="ignore"):
-            dw[...] = _in_order(each).T.reshape(dw.shape)
+    images, wide, panels = dout.shape[0], padded(produce), -(-produce // WIDE)
+    ((row,), (column,)) = axes_of(problem)
+    if dout.size == 0:
+        dw[...] = 0
         return
-    blocks = len(inner.blocks) * groups
-    slices = max(1, min(-(-16 // blocks), -(-positions // MC)))
-    parts = np.zeros(slices * groups * wide * inner.depth, compute_dtype(dw))
-    work = positions * groups * inner.depth * (wide / SPEED + 0.2)
+    block, numbers, used = block_of(row, column, images)
+    outputs = outputs_of(row, column, images)
+    if (produce, reduce) == (1, 1):
+        depthwise.correlate_weights(row, column, x, dout, dw, threads)
+        return
+    weights = _weights(row, column, block.patch_w, reduce)
+    tasks = groups * panels * len(weights.chunks)
+    slices = max(1, min(-(-TASKS // tasks), block.count))
+    parts = np.zeros(slices * groups * wide * weights.depth, compute_dtype(dw))
+    work = images * row.length * column.length * groups * weights.depth * wide / SPEED
     parallel(
-        _weight_parts, slices * blocks, threads, work, groups, slices, source, place, x.shape[2:],
-        *_memory(place, reduce), inner.taps, inner.blocks, inner.depth, *span(dout), produce, wide, *axes,
-        positions, parts,
+        _weight_parts, slices * tasks, threads, work, groups, slices, *span(x), x.shape[2:], numbers, used,
+        block.pixels, outputs, weights.starts, weights.chunks, weights.depth, *span(dout), produce, reduce, wide,
+        images, (row.length, column.length), parts,
     )  # fmt: skip
     parallel(
-        _weight_sums, groups * reduce, threads, parts.size, slices, parts, inner.rows, inner.taps, inner.depth, produce,
-        wide, *span(grouped, True),
+        _weight_sums, groups * reduce, threads, parts.size, slices, parts, weights.rows, weights.taps, weights.depth,
+        produce, wide, *span(grouped, True),
     )  # fmt: skip
 
 
