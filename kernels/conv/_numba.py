@@ -20,12 +20,12 @@ from .._common.tasks import parallel
 from .._common.tiles import SPEED, WIDE, clear, padded, panel_product, span, store, width_of
 from ..problem import Problem
 from . import _numba_depthwise as depthwise
-from ._numba_axes import COLUMNS, Axis, axes_of, block_of, copy_patch, outputs_of, place_of, store_masked
+from ._numba_axes import POSITIONS, Axis, as_line, block_of, copy_patch, place_of, store_masked
 
 #: Products of a sum between two visits to memory, at most: 64 KiB of weights.
 KC = 256
-#: Channels of pixels whose gradient of weights is summed at once: 3x3 taps by 64 by a panel are 144 KiB.
-CHANNELS = 64
+#: Taps by channels whose gradients are summed at once: for a panel 144 KiB, which an L2 keeps.
+PRODUCTS = 576
 #: Tasks, at least, where a problem is large enough: for any number of threads up to that.
 TASKS = 16
 #: Partial sums of backward_bias, and pixels that are summed in the compute dtype before they go into float64.
@@ -158,19 +158,20 @@ def _run(
     """Forward, or backward_input where ``w`` has its channels exchanged: (groups, produced, summed, rows, columns)."""
     if out.size == 0:
         return
+    rows, columns, (x, out, *masks) = as_line(problem, x, out, *(() if mask is None else (mask,)))
     compute, groups, (produce, reduce) = compute_dtype(out), problem.groups, w.shape[1:3]
     images, wide, panels = out.shape[0], padded(produce), -(-produce // WIDE)
     added = np.zeros(groups * produce, compute) if bias is None else np.ascontiguousarray(bias, compute)
     source, place = span(x)
     target, out_place = span(out, True)
-    seen, seen_place = (target, out_place) if mask is None else span(mask)
+    seen, seen_place = span(masks[0] if masks else out)
     relu, alone = problem.epilogue == "bias_relu", (produce, reduce) == (1, 1)
     if groups == 1 and produce == wide <= WIDE:  # a row of outputs is one line
-        added = np.tile(added, COLUMNS)
+        added = np.tile(added, POSITIONS)
     weights, w_place = span(w)
-    for row in axes_of(problem)[0]:
-        for column in axes_of(problem)[1]:
-            block, numbers, used = block_of(row, column, images)
+    for row in rows:
+        for column in columns:
+            block, numbers, used, _ = block_of(row, column, images, groups * reduce, min(wide, WIDE))
             where = (
                 added, relu, seen, seen_place, mask is not None, target, out_place, images, (row.length, column.length),
                 (row.start, column.start), (row.step, column.step),
@@ -225,11 +226,16 @@ class Weights(NamedTuple):
     chunks: np.ndarray  # (chunks, 4): first channel, channels, first row, rows of a segment
 
 
+def _together(taps: int) -> int:
+    """Channels, at most, whose gradients are summed at once."""
+    return max(16, PRODUCTS // max(taps, 1))
+
+
 @functools.lru_cache(maxsize=1024)
 def _weights(row: Axis, column: Axis, patch_w: int, channels: int) -> Weights:
     taps, places, run = _segments(row, column, True)
     rows, chunks, depth = np.empty((len(taps), channels), np.int64), [], 0
-    parts = -(-channels // CHANNELS)
+    parts = -(-channels // _together(len(taps)))
     for part in range(parts):
         c0, c1 = channels * part // parts, channels * (part + 1) // parts
         size = -(-run * (c1 - c0) // 8) * 8
@@ -312,16 +318,16 @@ def conv2d_backward_weight(problem: Problem, dout: np.ndarray, x: np.ndarray, dw
         return
     groups, grouped = problem.groups, _grouped(problem, dw)
     produce, reduce = grouped.shape[1:3]
-    images, wide, panels = dout.shape[0], padded(produce), -(-produce // WIDE)
-    ((row,), (column,)) = axes_of(problem)
     if dout.size == 0:
         dw[...] = 0
         return
-    block, numbers, used = block_of(row, column, images)
-    outputs = outputs_of(row, column, images)
+    (row,), (column,), (x, dout) = as_line(problem, x, dout)
+    images, wide, panels = dout.shape[0], padded(produce), -(-produce // WIDE)
     if (produce, reduce) == (1, 1):
         depthwise.correlate_weights(row, column, x, dout, dw, threads)
         return
+    together = min(reduce, _together(len(row.taps) * len(column.taps)))
+    block, numbers, used, outputs = block_of(row, column, images, together, min(wide, WIDE))
     weights = _weights(row, column, block.patch_w, reduce)
     tasks = groups * panels * len(weights.chunks)
     slices = max(1, min(-(-TASKS // tasks), block.count))

@@ -11,8 +11,10 @@ from .._common.jit import borrowing, narrow, widen, zero
 from .._common.tiles import clear, load
 from ..problem import Problem
 
-#: Output positions of a block, roughly, and columns at most: blocks of 3x3 over 64 channels fill a quarter of an L2.
+#: Output positions of a block, at least, and columns at most: 3x3 over 64 channels fills a quarter of an L2.
 POSITIONS, COLUMNS = 128, 64
+#: Elements of a block's source pixels and outputs, if POSITIONS need less: rows are copied by fewer blocks then.
+ROOM = 16384
 
 
 class Axis(NamedTuple):
@@ -62,6 +64,17 @@ def axes_of(problem: Problem) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
     return _forward_axis(oh, kh, sh, top, dh), _forward_axis(ow, kw, sw, left, dw)
 
 
+def as_line(problem: Problem, *arrays: np.ndarray) -> tuple[tuple[Axis, ...], tuple[Axis, ...], tuple[np.ndarray, ...]]:
+    """Axes and arrays. Where each position reads only itself and all lie one behind the other, they are one row."""
+    if problem.shapes[1][2:] == (1, 1) == problem.stride and not any(problem.pads):
+        turned = [a.transpose(0, 2, 3, 1) for a in arrays]
+        if all(a.flags.c_contiguous for a in turned):
+            lines = tuple(a.reshape(1, 1, -1, a.shape[3]).transpose(0, 3, 1, 2) for a in turned)
+            point = Axis(0, 1, 1, 1, (0,), (0,))
+            return (point,), (point._replace(length=lines[0].shape[3]),), lines
+    return *axes_of(problem), arrays
+
+
 class Block(NamedTuple):
     """How output positions are cut into blocks, and the pixels that one reads. Kernels get it as an array."""
 
@@ -91,35 +104,33 @@ class Block(NamedTuple):
 
 
 @functools.lru_cache(maxsize=1024)
-def block_of(row: Axis, column: Axis, images: int) -> tuple[Block, np.ndarray, np.ndarray]:
-    """Even blocks; the same as an array; and which rows of a patch any tap reads."""
-    across = -(-column.length // COLUMNS)
+def block_of(
+    row: Axis, column: Axis, images: int, pitch: int, produce: int
+) -> tuple[Block, np.ndarray, np.ndarray, np.ndarray]:
+    """Even blocks; the same as an array; which rows of a patch any tap reads; and as an array those of the outputs.
+
+    ``pitch`` is the elements of a source pixel, ``produce`` those of an output that are made at once.
+    """
+    across = -(-column.length // (POSITIONS if row.length == 1 else COLUMNS))
     columns = -(-column.length // across)
     across = -(-column.length // columns)
-    down = -(-row.length // max(1, POSITIONS // columns))
+    wide = -(-columns // 8) * 8
+    patch_w = (wide - 1) * column.scale + column.reach
+    fit = (ROOM - (row.reach - row.scale) * patch_w * pitch) // (row.scale * patch_w * pitch + wide * produce)
+    down = -(-row.length // max(1, POSITIONS // columns, fit))
     rows = -(-row.length // down)
     down = -(-row.length // rows)
     together = max(1, POSITIONS // (rows * columns)) if across == down == 1 else 1
     together = -(-images // -(-images // together))
-    wide = -(-columns // 8) * 8
     block = Block(
         together, rows, columns, across, down, -(-images // together) * across * down, row.scale, column.scale,
-        row.low, column.low, (rows - 1) * row.scale + row.reach, (wide - 1) * column.scale + column.reach, column.reach,
+        row.low, column.low, (rows - 1) * row.scale + row.reach, patch_w, column.reach,
     )  # fmt: skip
     used = np.zeros(block.patch_h, np.uint8)
     for offset in row.offsets:
         used[offset - row.low :: row.scale][:rows] = 1
-    return block, np.array(block, np.int64), used
-
-
-@functools.lru_cache(maxsize=1024)
-def outputs_of(row: Axis, column: Axis, images: int) -> np.ndarray:
-    """Blocks of the same output positions, whose own pixels are read: for the gradient of the output."""
-    block = block_of(row, column, images)[0]
-    size = block._replace(
-        scale_h=1, scale_w=1, low_h=0, low_w=0, patch_h=block.rows, patch_w=block.columns, reach_w=1
-    )  # fmt: skip
-    return np.array(size, np.int64)
+    own = block._replace(scale_h=1, scale_w=1, low_h=0, low_w=0, patch_h=rows, patch_w=columns, reach_w=1)
+    return block, np.array(block, np.int64), used, np.array(own, np.int64)
 
 
 @borrowing

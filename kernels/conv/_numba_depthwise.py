@@ -9,7 +9,7 @@ import numpy as np
 from .._common.jit import compute_dtype, kernel
 from .._common.tasks import parallel
 from .._common.tiles import clear, lanes, multiply_add, span, store, tile, vector_load, vector_store
-from ._numba_axes import COLUMNS, Axis, block_of, copy_patch, outputs_of, place_of, store_masked
+from ._numba_axes import POSITIONS, Axis, block_of, copy_patch, place_of, store_masked
 
 #: Channels of a patch are filled up to a multiple of this, a register of float32.
 FILL = 16
@@ -88,14 +88,14 @@ def correlate(
 ) -> None:  # fmt: skip
     """Forward, or backward_input; ``w`` is (channels, 1, 1, rows, columns)."""
     images, channels = shape[:2]
-    block, numbers, used = block_of(row, column, images)
     pitch = -(-channels // FILL) * FILL
+    block, numbers, used, _ = block_of(row, column, images, pitch, 0)
     taps = [(r, s) for r in row.taps for s in column.taps]
     factors = np.zeros((len(taps), pitch), bias.dtype)
     for t, (r, s) in enumerate(taps):
         factors[t, :channels] = w[:, 0, 0, r, s]
     if pitch == channels <= FEW:
-        bias = np.tile(bias, COLUMNS)
+        bias = np.tile(bias, POSITIONS)
     work = 0.15 * images * row.length * column.length * channels * (2 + len(taps))
     parallel(
         _correlate, block.count, threads, work, x, place, shape[2:], numbers, used, block.pixels,
@@ -166,8 +166,8 @@ def _weight_parts(
 def correlate_weights(row: Axis, column: Axis, x: np.ndarray, dout: np.ndarray, dw: np.ndarray, threads: int) -> None:
     """dw = correlation of x with dout."""
     images, channels = x.shape[:2]
-    block, numbers, used = block_of(row, column, images)
     pitch = -(-channels // FILL) * FILL
+    block, numbers, used, outputs = block_of(row, column, images, pitch, pitch)
     starts = _starts(row, column, pitch * block.patch_w, pitch)
     taps = len(starts)
     filled = np.zeros(-(-taps // TAPS) * TAPS, np.int64)
@@ -177,7 +177,7 @@ def correlate_weights(row: Axis, column: Axis, x: np.ndarray, dout: np.ndarray, 
     work = 0.15 * images * row.length * column.length * channels * (2 + taps)
     parallel(
         _weight_parts, slices, threads, work, slices, *span(x), x.shape[2:], numbers, used, block.pixels,
-        outputs_of(row, column, images), filled, *span(dout), channels, pitch, images, (row.length, column.length),
+        outputs, filled, *span(dout), channels, pitch, images, (row.length, column.length),
         parts.reshape(-1),
     )  # fmt: skip
     total = parts[0]

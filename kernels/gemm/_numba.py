@@ -72,8 +72,13 @@ def gemm_forward(
     (m, k), n = a.shape, b.shape[1]
     if out.size == 0:
         return
-    # Blocks of even size; rows in eights, as the tiles take them.
+    if bias is None and m < n and b.strides[0] == b.itemsize < b.strides[1]:
+        # Rows of a panel are gathered from columns here, at a nanosecond an element: the smaller operand is gathered.
+        a, b, out, (m, n) = b.T, a.T, out.T, (n, m)
+    # Blocks of even size; rows in eights, as the tiles take them. Two at least, for two threads.
     mc = -(-m // -(-m // (256 if m > 512 else 128)) // 8) * 8
+    if mc >= m > 8 and n <= 256 and m * n * k > 1_000_000:
+        mc = -(-m // 2 // 8) * 8
     kc = max(1, -(-k // max(1, -(-k // 256))))
     nc = padded(min(n, 256))
     added = np.zeros(n, compute_dtype(out)) if bias is None else np.ascontiguousarray(bias, compute_dtype(out))
