@@ -6,6 +6,7 @@ of rows and a panel to sums that stay in registers meanwhile. Packing knows stri
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -29,21 +30,25 @@ def span(a: np.ndarray, writeable: bool = False) -> tuple[np.ndarray, tuple[int,
     compiled kernel, for arrays of any strides.
     """
     a = bits(a)
-    steps = [step // a.itemsize for step in a.strides]
-    turned = a.transpose(0, 2, 3, 1) if a.ndim == 4 else a.T
-    start = 0
+    place, length = _place(a.shape, a.strides, a.itemsize)
     if a.flags.c_contiguous:
         line = a.reshape(-1)
-    elif turned.flags.c_contiguous:
+    elif a.ndim == 4 and (turned := a.transpose(0, 2, 3, 1)).flags.c_contiguous:
         line = turned.reshape(-1)
     else:
-        start = sum((1 - size) * step for size, step in zip(a.shape, steps, strict=True) if step < 0)
-        length = 1 + sum((size - 1) * abs(step) for size, step in zip(a.shape, steps, strict=True))
-        lowest = a[tuple(slice(None, None, -1) if step < 0 else slice(None) for step in steps)]
+        lowest = a[tuple(slice(None, None, -1) if step < 0 else slice(None) for step in a.strides)]
         line = as_strided(lowest, (length,), (a.itemsize,))
     if not writeable:  # one type for the inputs that are and those that are not
         line.flags.writeable = False
-    return line, (start, *steps)
+    return line, place
+
+
+@functools.lru_cache(maxsize=4096)
+def _place(shape: tuple[int, ...], strides: tuple[int, ...], itemsize: int) -> tuple[tuple[int, ...], int]:
+    """Where elements are, and how long the line is. (A call's microsecond goes into this again and again.)"""
+    steps = tuple(step // itemsize for step in strides)
+    start = sum((1 - size) * step for size, step in zip(shape, steps, strict=True) if step < 0)
+    return (start, *steps), 1 + sum((size - 1) * abs(step) for size, step in zip(shape, steps, strict=True))
 
 
 def padded(columns: int) -> int:

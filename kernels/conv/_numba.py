@@ -20,7 +20,7 @@ from .._common.tasks import parallel
 from .._common.tiles import SPEED, WIDE, clear, padded, panel_product, span, store, width_of
 from ..problem import Problem
 from . import _numba_depthwise as depthwise
-from ._numba_axes import POSITIONS, Axis, as_line, block_of, copy_patch, place_of, store_masked
+from ._numba_axes import Axis, as_line, block_of, copy_patch, place_of, repeated, store_masked
 
 #: Products of a sum between two visits to memory, at most: 64 KiB of weights.
 KC = 256
@@ -167,7 +167,7 @@ def _run(
     seen, seen_place = span(masks[0] if masks else out)
     relu, alone = problem.epilogue == "bias_relu", (produce, reduce) == (1, 1)
     if groups == 1 and produce == wide <= WIDE:  # a row of outputs is one line
-        added = np.tile(added, POSITIONS)
+        added = repeated(added)
     weights, w_place = span(w)
     for row in rows:
         for column in columns:

@@ -133,6 +133,13 @@ def block_of(
     return block, np.array(block, np.int64), used, np.array(own, np.int64)
 
 
+def repeated(bias: np.ndarray) -> np.ndarray:
+    """The bias of all outputs of a row. (np.tile takes seven microseconds.)"""
+    found = np.empty((POSITIONS, bias.size), bias.dtype)
+    found[:] = bias
+    return found.reshape(-1)
+
+
 @borrowing
 def place_of(block, task, images, grid):
     """First image, row and column of a block, and how many of each."""

@@ -9,7 +9,7 @@ import numpy as np
 from .._common.jit import compute_dtype, kernel
 from .._common.tasks import parallel
 from .._common.tiles import clear, lanes, multiply_add, span, store, tile, vector_load, vector_store
-from ._numba_axes import POSITIONS, Axis, block_of, copy_patch, place_of, store_masked
+from ._numba_axes import Axis, block_of, copy_patch, place_of, repeated, store_masked
 
 #: Channels of a patch are filled up to a multiple of this, a register of float32.
 FILL = 16
@@ -95,7 +95,7 @@ def correlate(
     for t, (r, s) in enumerate(taps):
         factors[t, :channels] = w[:, 0, 0, r, s]
     if pitch == channels <= FEW:
-        bias = np.tile(bias, POSITIONS)
+        bias = repeated(bias)
     work = 0.15 * images * row.length * column.length * channels * (2 + len(taps))
     parallel(
         _correlate, block.count, threads, work, x, place, shape[2:], numbers, used, block.pixels,

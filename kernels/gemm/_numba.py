@@ -72,8 +72,8 @@ def gemm_forward(
     (m, k), n = a.shape, b.shape[1]
     if out.size == 0:
         return
-    if bias is None and m < n and b.strides[0] == b.itemsize < b.strides[1]:
-        # Rows of a panel are gathered from columns here, at a nanosecond an element: the smaller operand is gathered.
+    if bias is None and 10 * m < k and b.strides[0] == b.itemsize < b.strides[1]:
+        # A panel is gathered from columns here: the small operand instead, although out is scattered then.
         a, b, out, (m, n) = b.T, a.T, out.T, (n, m)
     # Blocks of even size; rows in eights, as the tiles take them. Two at least, for two threads.
     mc = -(-m // -(-m // (256 if m > 512 else 128)) // 8) * 8
