@@ -86,6 +86,13 @@ def _reference(folder: str, op: str, direction: str, storage: tuple[str, ...] = 
     )  # fmt: skip
 
 
+def _numba(folder: str, op: str, direction: str, storage: tuple[str, ...] = _FLOATS) -> Row:
+    return Row(
+        op, direction, "numba", "loops", "any", storage, _always, _free, _no_workspace,
+        f"{__package__}.{folder}._numba:{op}_{direction}",
+    )  # fmt: skip
+
+
 def _rows(
     folder: str,
     op: str,
@@ -109,8 +116,7 @@ def _rows(
         name = f"{op}_{direction}"
         if "." not in folder:
             rows.append(_reference(folder, op, direction, storage))
-            rows.append(Row(op, direction, "numba", "loops", "any", storage, _always, _free, _no_workspace,
-                            f"{package}._numba:{name}"))  # fmt: skip
+            rows.append(_numba(folder, op, direction, storage))
         rows += [
             Row(op, direction, "cython", algorithm, isa, storage, eligible, cost, workspace,
                 f"{package}._cython_{isa}:{name}{suffix}")
@@ -147,7 +153,7 @@ TABLE: tuple[Row, ...] = tuple(
         _conv_rows("pointwise", _CONV, storage=("float32", "float64")),
         _conv_rows("small_channel", _CONV),
         _conv_rows("depthwise", _CONV),
-        [_reference("conv", "conv2d", "forward_pooled")],
+        [_reference("conv", "conv2d", "forward_pooled"), _numba("conv", "conv2d", "forward_pooled")],
         *(_conv_rows("winograd", f"{_CONV} forward_pooled", name, i)
           for i, name in enumerate(("4x4_3x3", "2x2_3x3", "2x2_5x5"))),
         _rows("conv", "conv2d", "backward_bias", "blocked_sum", workspace=_lazy(".conv.plan:workspace")),

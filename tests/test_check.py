@@ -12,7 +12,7 @@ import pytest
 from numpy.lib.array_utils import byte_bounds
 
 from fastdl import check as checker
-from fastdl.check import Selection, arrays, cases, number
+from fastdl.check import Selection, arrays, cases, number, runner
 from fastdl.check.arrays import GuardedMemory, dtype_of, fill, guarded, place, round_to
 from fastdl.check.runner import Failure, compare
 from fastdl.kernels import registry
@@ -208,6 +208,70 @@ def test_an_op_without_a_grid_is_missing():
     assert (result.status, result.cases) == ("missing", 0)
 
 
+def test_each_memory_order_and_thread_count_has_a_cell():
+    (result,) = checker.check(Selection(dtypes=("float32",)), table=[row_of("relu", "forward")])
+    assert {(cell.order, cell.threads) for cell in result.cells} == {
+        (order, threads) for order in ("nchw", "nhwc", "strided") for threads in (1, 2)
+    }
+    assert all(cell.cases > 0 == cell.failed for cell in result.cells)
+    assert sum(result.runs(order) for order in ("nchw", "nhwc", "strided")) == result.cases
+
+
+def test_a_memory_order_without_a_case_is_missing(monkeypatch):
+    everything = runner.cases
+
+    def dense(*key):
+        return [case for case in everything(*key) if runner.problem_of(case).orders[0] != "strided"]
+
+    monkeypatch.setattr(runner, "cases", dense)
+    (result,) = checker.check(Selection(dtypes=("float32",)), table=[row_of("relu", "forward")])
+    assert (result.status, result.reason) == ("missing", "no case of the grid is in memory order strided")
+    assert result.cases > 0
+
+
+def test_a_memory_order_that_a_row_refuses_is_not_missing():
+    row = row_of("relu", "forward", eligible=lambda problem: problem.orders[0] == "nhwc" or "channels-last only")
+    (result,) = checker.check(Selection(dtypes=("float32",)), table=[row])
+    assert result.status == "passed"
+    assert [(cell.order, cell.cases > 0) for cell in result.cells if cell.threads == 1] == [
+        ("nchw", False), ("nhwc", True), ("strided", False),
+    ]  # fmt: skip
+
+
+def test_a_failure_is_in_its_cell(monkeypatch):
+    def wrong_in_gaps(reference):
+        def relu_forward(problem, x, out, threads):
+            reference(problem, x, out, threads)
+            if problem.orders[0] == "strided" and out.size:
+                out[...] = 7
+
+        return relu_forward
+
+    result = result_of(monkeypatch, row_of("relu", "forward"), wrong_in_gaps)
+    assert result.status == "failed"
+    assert {(cell.order, cell.threads) for cell in result.cells if cell.failed} == {("strided", 1), ("strided", 2)}
+
+
+def test_a_backend_without_a_kernel_is_missing():
+    table = [row for row in registry.TABLE if row.op == "relu" and row.backend == "numpy"]
+    table += [row_of("sigmoid", "forward")._replace(backend="numba")]
+    found = checker.check(Selection(dtypes=("float32",), every=40), table=table)
+    absent = [result for result in found if result.algorithm == "-"]
+    assert {(r.op, r.direction, r.backend, r.status) for r in absent} == {
+        ("relu", "forward", "numba", "missing"),
+        ("relu", "backward", "numba", "missing"),
+        ("sigmoid", "forward", "numpy", "missing"),
+    }
+    assert "numba backend has no kernel" in absent[0].reason
+    assert not checker.succeeded(found)
+
+
+def test_no_backend_lacks_a_kernel():
+    kernels = {(row.op, row.direction, dtype, row.backend) for row in registry.TABLE for dtype in row.storage}
+    wanted = {(op, direction, dtype) for op, direction, dtype, _ in kernels}
+    assert {(*key, backend) for key in wanted for backend in registry.BACKENDS} == kernels
+
+
 def test_a_function_that_is_not_there_is_a_failure():
     row = row_of("gemm", "forward", target="fastdl.kernels.gemm.reference:no_such_function")
     (result,) = checker.check(Selection(dtypes=("float32",)), table=[row])
@@ -227,6 +291,7 @@ def test_json_has_the_promised_keys(monkeypatch):
     results = checker.check(Selection(ops=("gemm",), dtypes=("float32",), every=20))
     rows = json.loads(checker.to_json(results))
     keys = {"op", "direction", "backend", "algorithm", "dtype", "isa", "cases", "max_error", "tolerance", "status"}
+    keys |= {"cells"}
     assert [set(row) - {"reason"} for row in rows] == [keys] * len(results)
     assert all(("reason" in row) == (row["status"] != "passed") for row in rows)
 

@@ -23,6 +23,7 @@ from fastdl.optim import BY_NAME
 COMPILED = "cython" in settings.available_backends()
 COMMAND = [sys.executable, "-c", "from fastdl.cli import main; main()"]
 ROW_KEYS = {"op", "direction", "backend", "algorithm", "dtype", "isa", "cases", "max_error", "tolerance", "status"}
+ROW_KEYS |= {"cells"}
 EPOCH_KEYS = {"epoch", "train_loss", "train_accuracy", "test_accuracy", "seconds", "images_per_second"}
 
 #: A training of a second or two.
@@ -181,7 +182,9 @@ def test_check_prints_a_table(run):
         "algorithm",
         "dtype",
         "ISA",
-        "cases",
+        "nchw",
+        "nhwc",
+        "strided",
         "error",
         "tolerance",
         "status",

@@ -1,14 +1,17 @@
 """Runs rows of the registry on their cases and compares them with the reference in float64.
 
-Each row is called directly, by the function that its line of the table names, with 1 and with 2 threads. Besides the
-values it is checked that both calls gave the same bits, that every element of the outputs and nothing around them was
-written, that the inputs are unchanged, and that no more scratch memory was taken than the row declares.
+Each row is called directly, by the function that its line of the table names, with 1 and with 2 threads. So each row
+and storage dtype has a cell for each memory order and thread count, and what no case reaches is missing, as is a
+backend without a kernel of an op that another one has. Besides the values it is checked that both calls gave the
+same bits, that every element of the outputs and nothing around them was written, that the inputs are unchanged, and
+that no more scratch memory was taken than the row declares.
 """
 
 from __future__ import annotations
 
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -26,6 +29,10 @@ from .tolerances import Arrays, Habits, bounds, habits_of
 #: Bytes that outputs hold before a call: NaN (or -1), and an ordinary number. An element that is not written either
 #: differs from the expectation or between the two calls.
 POISON = {1: 0xFF, 2: 0x5A}
+#: Memory orders of a Problem. Where no array has four dimensions there is no "nhwc".
+MEMORY_ORDERS = ("nchw", "nhwc", "strided")
+#: (op, direction) whose arrays are C-contiguous by contract.
+CONTIGUOUS = {("dropout", "mask")}
 
 #: Ops whose zeros must have the sign that the formula gives them.
 SIGNED_ZEROS = ("cast", "im2col", "concat", "add", "relu", "max_pool2d")
@@ -47,6 +54,15 @@ class Failure(Exception):
         self.deviation = deviation
 
 
+class Cell(NamedTuple):
+    """The runs of a row in one memory order (of its first array), with one thread count."""
+
+    order: str
+    threads: int
+    cases: int  # 0 where the row is for none in this order, as its predicate says
+    failed: int
+
+
 class Result(NamedTuple):
     """One row of the registry with one storage dtype."""
 
@@ -60,10 +76,15 @@ class Result(NamedTuple):
     max_error: float | None  # of the worst element relative to its tolerance; None where nothing can be said
     tolerance: float | None  # of that element: the whole distance that it may have from the float64 result
     status: (
-        str  # "passed", "failed", "missing" (no case ran), "not drawn" (of a fuzz run), "unavailable" (on this machine)
+        str  # "passed", "failed", "missing" (no kernel, or no case of a cell), "not drawn" (fuzz), "unavailable" (here)
     )
     reason: str = ""
     failed: tuple[str, ...] = ()  # ids of the cases
+    cells: tuple[Cell, ...] = ()
+
+    def runs(self, order: str) -> int:
+        """Cases in this memory order, with each thread count."""
+        return max((cell.cases for cell in self.cells if cell.order == order), default=0)
 
 
 # ---- one case -------------------------------------------------------------------------------------------------------
@@ -271,9 +292,13 @@ class Selection(NamedTuple):
 class _Running:
     """What is known so far about one row and dtype."""
 
-    def __init__(self, row: Row, dtype: str, drawn: bool) -> None:
-        self.row, self.dtype, self.drawn = row, dtype, drawn
+    def __init__(self, row: Row, dtype: str, drawn: bool, every: bool) -> None:
+        self.row, self.dtype, self.drawn, self.every = row, dtype, drawn, every
         self.cases = 0
+        self.runs: Counter[str] = Counter()  # by memory order
+        self.failures: Counter[str] = Counter()
+        self.refused: set[str] = set()  # memory orders of cases that the row is not for
+        self.flat = True  # no array has four dimensions
         self.worst = Deviation()
         self.failed: list[str] = []
         self.first_failure = ""
@@ -288,9 +313,16 @@ class _Running:
 
     def run(self, expectation: Expectation) -> None:
         """One more case."""
-        if self.function is None or self.row.eligible(expectation.problem) is not True:
+        if self.function is None:
+            return
+        problem = expectation.problem
+        order = problem.orders[0] if problem.orders else MEMORY_ORDERS[0]  # an optimizer without parameters
+        self.flat &= all(len(shape) != 4 for shape in problem.shapes)
+        if self.row.eligible(problem) is not True:
+            self.refused.add(order)
             return
         self.cases += 1
+        self.runs[order] += 1
         try:
             self.worst = max(self.worst, expectation.check(self.row, self.function))
         except Exception as error:
@@ -299,6 +331,14 @@ class _Running:
             self.fail(
                 expectation.case, str(error) if isinstance(error, Failure) else f"{type(error).__name__}: {error}"
             )
+            self.failures[order] += 1
+
+    def unreached(self) -> list[str]:
+        """Memory orders in which the grid has no case for this row."""
+        if (self.row.op, self.row.direction) in CONTIGUOUS:
+            return []
+        orders = [order for order in MEMORY_ORDERS if not (self.flat and order == "nhwc")]
+        return [order for order in orders if order not in self.runs and order not in self.refused]
 
     def fail(self, case: Case, message: str) -> None:
         """Notes what went wrong in ``case``."""
@@ -315,6 +355,8 @@ class _Running:
                 status, reason = "not drawn", "no case that was drawn runs this row: draw more"
             elif not self.cases:
                 status, reason = "missing", "no case of the grid runs this row"
+            elif self.every and (orders := self.unreached()):
+                status, reason = "missing", f"no case of the grid is in memory order {orders[0]}"
             else:
                 status = "passed"
         ran = self.cases > 0 and bool(np.isfinite(self.worst[1:]).all())
@@ -331,6 +373,12 @@ class _Running:
             status,
             reason,
             tuple(self.failed),
+            tuple(
+                Cell(order, threads, self.runs[order], self.failures[order])
+                for order in MEMORY_ORDERS
+                if order in self.runs or order in self.refused
+                for threads in POISON
+            ),
         )
 
 
@@ -353,8 +401,10 @@ def check(
     selection = selection or Selection()
     groups: dict[tuple[str, str, str], list[_Running]] = {}
     order: list[_Running] = []
-    for row, dtype in selection.rows(table):
-        running = _Running(row, dtype, drawn=bool(selection.fuzz))
+    rows = list(selection.rows(table))
+    for row, dtype in rows:
+        every = not (selection.fuzz or selection.case) and selection.every == 1
+        running = _Running(row, dtype, bool(selection.fuzz), every)
         groups.setdefault((row.op, row.direction, dtype), []).append(running)
         order.append(running)
     # The grid's cases are made here and not one by one, so that the progress bar knows how many there are.
@@ -368,7 +418,18 @@ def check(
             done += 1
     if progress is not None:
         progress(total, total, "")
-    return [running.result() for running in order]
+    return [running.result() for running in order] + list(_absent(selection, rows))
+
+
+def _absent(selection: Selection, rows: Sequence[tuple[Row, str]]) -> Iterator[Result]:
+    """A missing result for each backend of the selected rows that has no kernel for what the reference specifies."""
+    backends = dict.fromkeys(row.backend for row, _ in rows)
+    there = {(row.op, row.direction, dtype, row.backend) for row, dtype in rows}
+    for op, direction, dtype in dict.fromkeys((row.op, row.direction, dtype) for row, dtype in rows):
+        for backend in backends:
+            if (op, direction, dtype, backend) not in there:
+                reason = f"the {backend} backend has no kernel for this"
+                yield Result(op, direction, backend, "-", dtype, "-", 0, None, None, "missing", reason)
 
 
 def _run_case(case: Case, group: list[_Running], allocate: Allocate) -> None:
@@ -391,7 +452,7 @@ def problem_of(case: Case) -> Problem:
 
 def to_json(results: Iterable[Result]) -> str:
     """A list of objects, one for each result; ``reason`` and ``failed`` only where there is something."""
-    rows = [result._asdict() for result in results]
+    rows = [result._asdict() | {"cells": [cell._asdict() for cell in result.cells]} for result in results]
     kept = [{k: v for k, v in row.items() if k not in ("reason", "failed") or v} for row in rows]
     return json.dumps(kept, indent=1, allow_nan=False)
 

@@ -117,10 +117,12 @@ def _print(results: list, seconds: float) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from ..check.runner import MEMORY_ORDERS
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("op", "direction", "backend", "algorithm", "dtype", "ISA"):
         table.add_column(name, no_wrap=True)
-    for name in ("cases", "error", "tolerance"):
+    for name in (*MEMORY_ORDERS, "error", "tolerance"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("status", no_wrap=True)
     for r in results:
@@ -132,7 +134,7 @@ def _print(results: list, seconds: float) -> None:
             r.algorithm,
             r.dtype,
             r.isa,
-            str(r.cases),
+            *(str(r.runs(order) or "-") for order in MEMORY_ORDERS),
             "-" if r.max_error is None else f"{r.max_error:.2e}",
             "-" if r.tolerance is None else "exact" if exact else f"{r.tolerance:.2e}",
             f"[{_STYLES[r.status]}]{r.status}[/]",
@@ -152,5 +154,6 @@ def _print(results: list, seconds: float) -> None:
         console.print(f"fastdl check --case '{identity}'", soft_wrap=True, markup=False)
     counts = Counter(r.status for r in results)
     parts = [f"[{_STYLES[status]}]{counts[status]} {status}[/]" for status in _STYLES if counts[status]]
-    cases = sum(r.cases for r in results)
-    console.print(f"{len(results)} rows: {', '.join(parts)}; {cases:,} runs of cases in {seconds:.1f} s")
+    cases, threads = sum(r.cases for r in results), sorted({cell.threads for r in results for cell in r.cells})
+    each = f", each with {' and '.join(map(str, threads))} threads" if threads else ""
+    console.print(f"{len(results)} rows: {', '.join(parts)}; {cases:,} runs of cases{each}, in {seconds:.1f} s")

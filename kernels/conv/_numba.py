@@ -18,6 +18,7 @@ import numpy as np
 from .._common.jit import compute_dtype, kernel, narrow, widen, zero
 from .._common.tasks import parallel
 from .._common.tiles import SPEED, WIDE, clear, padded, panel_product, span, store, width_of
+from ..pool._numba import max_pool2d_forward
 from ..problem import Problem
 from . import _numba_depthwise as depthwise
 from ._numba_axes import Axis, as_line, block_of, copy_patch, place_of, repeated, store_masked
@@ -186,10 +187,10 @@ def _run(
                     _pack, groups * panels, threads, packed.size, weights, w_place, produce, wide, inner.taps,
                     inner.rows, inner.depth, packed,
                 )  # fmt: skip
-            parts = min(groups * panels, -(-TASKS // block.count))
+            parts = min(groups * panels, -(-TASKS // block.blocks))
             work = images * row.length * column.length * groups * (inner.depth * wide / SPEED + produce)
             parallel(
-                _positions, block.count * parts, threads, work, groups, parts, source, place, x.shape[2:], numbers,
+                _positions, block.blocks * parts, threads, work, groups, parts, source, place, x.shape[2:], numbers,
                 used, block.pixels, inner.starts, inner.chunks, inner.depth, packed, produce, reduce, wide, *where,
             )  # fmt: skip
 
@@ -204,6 +205,27 @@ def conv2d_forward(
 ) -> None:
     """out = f(correlation of x with w, + b)."""
     _run(problem, x, _grouped(problem, w), b, None, out, threads)
+
+
+def conv2d_forward_pooled(
+    problem: Problem,
+    x: np.ndarray,
+    w: np.ndarray,
+    b: np.ndarray,
+    out: np.ndarray | None,
+    pooled: np.ndarray,
+    indices: np.ndarray | None,
+    threads: int,
+) -> None:
+    """out = relu(correlation of x with w, + b); pooled, indices = the largest of its 2x2 windows. Two passes."""
+    if out is None:
+        n, channels = pooled.shape[:2]
+        out = np.empty((n, *problem.grid(), channels), pooled.dtype).transpose(0, 3, 1, 2)
+    conv2d_forward(problem, x, w, b, out, threads)
+    windows = Problem(
+        "max_pool2d", "forward", (out.shape,), problem.storage, stride=(2, 2), attrs=(("kernel", (2, 2)),)
+    )
+    max_pool2d_forward(windows, out, pooled, indices, threads)
 
 
 def conv2d_backward_input(
@@ -330,7 +352,7 @@ def conv2d_backward_weight(problem: Problem, dout: np.ndarray, x: np.ndarray, dw
     block, numbers, used, outputs = block_of(row, column, images, together, min(wide, WIDE))
     weights = _weights(row, column, block.patch_w, reduce)
     tasks = groups * panels * len(weights.chunks)
-    slices = max(1, min(-(-TASKS // tasks), block.count))
+    slices = max(1, min(-(-TASKS // tasks), block.blocks))
     parts = np.zeros(slices * groups * wide * weights.depth, compute_dtype(dw))
     work = images * row.length * column.length * groups * weights.depth * wide / SPEED
     parallel(

@@ -83,7 +83,7 @@ class Block(NamedTuple):
     columns: int
     across: int  # blocks in a row of them
     down: int
-    count: int  # of all blocks
+    blocks: int  # in all
     scale_h: int
     scale_w: int
     low_h: int  # the first source row of output row 0

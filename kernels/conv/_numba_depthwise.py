@@ -98,7 +98,7 @@ def correlate(
         bias = repeated(bias)
     work = 0.15 * images * row.length * column.length * channels * (2 + len(taps))
     parallel(
-        _correlate, block.count, threads, work, x, place, shape[2:], numbers, used, block.pixels,
+        _correlate, block.blocks, threads, work, x, place, shape[2:], numbers, used, block.pixels,
         _starts(row, column, pitch * block.patch_w, pitch), factors.reshape(-1), channels, pitch, bias, *where,
     )  # fmt: skip
 
@@ -172,7 +172,7 @@ def correlate_weights(row: Axis, column: Axis, x: np.ndarray, dout: np.ndarray, 
     taps = len(starts)
     filled = np.zeros(-(-taps // TAPS) * TAPS, np.int64)
     filled[:taps] = starts
-    slices = min(SLICES, block.count)
+    slices = min(SLICES, block.blocks)
     parts = np.zeros((slices, len(filled), pitch), compute_dtype(dw))
     work = 0.15 * images * row.length * column.length * channels * (2 + taps)
     parallel(
