@@ -2,11 +2,15 @@
 
     python bench/step.py                                      # DeepConvNet, batch 100: also book-style NumPy
     python bench/step.py --net alexnet,vgg16 --threads 2 --json nets.json
+    python bench/step.py --backends cython,numba --modes training_step,first_step
 
 Each participant lives in a process of its own (in a shared one, the large arrays of the book's code change how malloc
 serves PyTorch, and with it PyTorch's time by a third), all at once, and steps when it is told to: the rounds are
 interleaved. In each round a participant does one step to warm up and some that are timed, as in a training loop. Before
 that, another process compares gradients (in float64) and scores on a small batch, dropout off.
+
+The mode "first_step" is a new process each time, from its start to the end of its first training step: imports, the
+network, and Numba's kernels, either compiled (no folder of them is there) or loaded.
 
 Memory is that of the process: resident before the first step (libraries, network, one batch), and the most until the
 last one. Ctrl-C ends early and keeps what was measured.
@@ -24,6 +28,7 @@ import math
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,9 +37,10 @@ from typing import Any, NamedTuple
 from layers import words
 
 HERE = Path(__file__).parent
-BOOK, OURS = "book numpy", "fastdl"
+BOOK, OURS, NUMBA = "book numpy", "fastdl", "fastdl/numba"
 TORCH = ("torch nchw", "torch channels_last")
 MODES = ("training_step", "inference")
+FIRST = "first_step"
 
 
 class Network(NamedTuple):
@@ -80,7 +86,8 @@ def arguments(command: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add = parser.add_argument
     add("--net", type=words, default=["deepconvnet"], help=f"{', '.join(NETWORKS)} (default deepconvnet)")
-    add("--modes", type=words, default=list(MODES), help=f"{', '.join(MODES)} (default both)")
+    add("--modes", type=words, default=list(MODES), help=f"{', '.join(MODES)} (default), {FIRST}")
+    add("--backends", type=words, default=["cython"], help="of fastdl: cython, numba, or both (default cython)")
     add("--threads", type=int, default=2, help="threads of every participant (default 2)")
     add("--rounds", type=int, help="turns of each participant (default: 5 to 15, as the network is large)")
     add("--batch", type=int, help="images in a batch (default: 100 for DeepConvNet, 16 for the others)")
@@ -90,7 +97,12 @@ def arguments(command: Sequence[str] | None = None) -> argparse.Namespace:
     add("--json", type=Path, metavar="FILE", help="write the record here")
     add("--participant", help=argparse.SUPPRESS)  # this process is one of them, or the one that compares
     options = parser.parse_args(command)
-    for name, given, known in (("--net", options.net, NETWORKS), ("--modes", options.modes, MODES)):
+    choices = (
+        ("--net", options.net, NETWORKS),
+        ("--modes", options.modes, (*MODES, FIRST)),
+        ("--backends", options.backends, ("cython", "numba")),
+    )
+    for name, given, known in choices:
         if unknown := sorted(set(given) - set(known)):
             parser.error(f"{name}: {unknown[0]!r} is none of {', '.join(known)}")
     if options.threads < 1 or (options.rounds or 1) < 1 or (options.batch or 1) < 1:
@@ -121,7 +133,7 @@ def tolerance(network: Network, mode: str, participant: str, dtype: str) -> floa
     return 4 * network.layers * math.sqrt(longest) * float(np.finfo(dtype).eps) / 2
 
 
-def compare(name: str, dtype: str) -> dict[str, dict[str, float]]:
+def compare(name: str, dtype: str, backends: Sequence[str]) -> dict[str, dict[str, float]]:
     """For each participant and mode the largest difference from fastdl, relative to the largest element; dropout off.
 
     Gradients are compared in float64: in float32 a rounding now and then puts a ReLU or a maximum on the other side,
@@ -141,6 +153,11 @@ def compare(name: str, dtype: str) -> dict[str, dict[str, float]]:
 
         book = BookDeepConvNet(params=dict(ours.params), dropout_ratio=0.0)
         found[BOOK] = {"training_step": distance(book.gradient(x, t), gradient)}
+    if "numba" in backends:
+        from fastdl.backend import use_backend
+
+        with use_backend("numba"):
+            found[NUMBA] = {"training_step": distance(ours.gradient(x, t), gradient)}
     for participant in TORCH if importlib.util.find_spec("torch") else ():
         peer = _peer(name, participant, "float64", ours.params)
         found[participant] = {"training_step": distance(peer.gradient(x, t), gradient)}
@@ -149,6 +166,9 @@ def compare(name: str, dtype: str) -> dict[str, dict[str, float]]:
         found[BOOK]["inference"] = distance({"": book.predict(x)}, {"": ours.predict(x)})
     ours.cast(dtype)
     scores = {"": ours.predict(x)}
+    if "numba" in backends:
+        with use_backend("numba"):
+            found[NUMBA]["inference"] = distance({"": ours.predict(x)}, scores)
     for participant in TORCH if importlib.util.find_spec("torch") else ():
         found[participant]["inference"] = distance(
             {"": _peer(name, participant, dtype, ours.params).predict(x)}, scores
@@ -203,8 +223,9 @@ def stepper(name: str, participant: str, mode: str, options: argparse.Namespace)
     import fastdl
     from fastdl.optim import Adam
 
-    if not fastdl.backend.missing("cython"):
-        fastdl.backend.set_backend("cython")  # a kernel that is missing is an error and not a slow reference
+    wanted = "numba" if participant == NUMBA else "cython"
+    if wanted == "numba" or not fastdl.backend.missing("cython"):
+        fastdl.backend.set_backend(wanted)  # a kernel that is missing is an error and not a slow reference
     fastdl.set_num_threads(options.threads)
     net, adam = network.build(options.dtype), Adam(0.001)
     if mode == "training_step":
@@ -242,7 +263,11 @@ def _settle() -> int | None:
 def serve(options: argparse.Namespace) -> None:
     """Answers each line with a line of JSON: "work" with kernels and counts, "memory", a number with so many times."""
     if options.participant == "compare":
-        print(json.dumps(compare(options.net[0], options.dtype)), flush=True)
+        print(json.dumps(compare(options.net[0], options.dtype, options.backends)), flush=True)
+        return
+    if options.modes[0] == FIRST:
+        stepper(options.net[0], options.participant, "training_step", options)()
+        print(json.dumps("ready"), flush=True)
         return
     step = stepper(options.net[0], options.participant, options.modes[0], options)
     idle = _settle()
@@ -286,10 +311,10 @@ def _work(step: Callable[[], object]) -> dict[str, Any]:
 class Process:
     """A participant's."""
 
-    def __init__(self, name: str, participant: str, mode: str, options: argparse.Namespace) -> None:
+    def __init__(self, name: str, participant: str, mode: str, options: argparse.Namespace, **settings: str) -> None:
         command = [sys.executable, str(HERE / "step.py"), "--net", name, "--participant", participant, "--modes", mode]
         command += ["--threads", str(options.threads), "--dtype", options.dtype]
-        command += ["--batch", str(options.batch or NETWORKS[name].batch)]
+        command += ["--batch", str(options.batch or NETWORKS[name].batch), "--backends", ",".join(options.backends)]
         limits = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(options.threads))
         self.participant = participant
         self.process = subprocess.Popen(
@@ -297,7 +322,7 @@ class Process:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | limits,
+            env=os.environ | limits | settings,
             start_new_session=True,  # Ctrl-C is for the process that measures
         )
 
@@ -327,9 +352,50 @@ class Process:
             self.process.wait()
 
 
-def participants(network: Network) -> list[str]:
+def participants(network: Network, backends: Sequence[str]) -> list[str]:
     """Those that this installation has."""
-    return [*([BOOK] if network.book else []), OURS, *(TORCH if importlib.util.find_spec("torch") else ())]
+    ours = [{"cython": OURS, "numba": NUMBA}[backend] for backend in backends]
+    return [*([BOOK] if network.book else []), *ours, *(TORCH if importlib.util.find_spec("torch") else ())]
+
+
+def measure_first(name: str, options: argparse.Namespace, record: Any, bar: Any) -> None:
+    """Appends the times of first steps, each in a new process."""
+    from fastdl.bench.record import Measurement
+
+    rounds = options.rounds or 3
+    kinds = [(NUMBA, "compiling"), (NUMBA, "loading")] if "numba" in options.backends else []
+    kinds += [(OURS, "")] if "cython" in options.backends else []
+    task = bar.add_task(f"{name} {FIRST}", total=rounds * len(kinds))
+    times: dict[tuple[str, str], list[float]] = {}
+    try:
+        for _ in range(rounds):
+            with tempfile.TemporaryDirectory() as folder:  # "loading" finds what "compiling" has left there
+                for kind in kinds:
+                    begin = time.perf_counter()
+                    process = Process(name, kind[0], FIRST, options, FASTDL_CACHE_DIR=folder)
+                    try:
+                        process.read()
+                        times.setdefault(kind, []).append(time.perf_counter() - begin)
+                    finally:
+                        process.close()
+                    bar.advance(task)
+    finally:
+        for (participant, kernels), seconds in times.items():
+            record.measurements.append(
+                Measurement(
+                    suite="networks",
+                    case=name,
+                    group=name,
+                    op=FIRST,
+                    direction="step",
+                    dtype=options.dtype,
+                    threads=options.threads,
+                    participant=f"{participant} {kernels}".strip(),
+                    isa="any",
+                    seconds=seconds,
+                    settings={"batch": options.batch or NETWORKS[name].batch, "optimizer": "adam"},
+                )
+            )
 
 
 def measure(name: str, mode: str, options: argparse.Namespace, checks: dict, record: Any, bar: Any) -> None:
@@ -343,15 +409,17 @@ def measure(name: str, mode: str, options: argparse.Namespace, checks: dict, rec
     processes: list[Process] = []
     times: dict[str, list[float]] = {}
     memory: dict[str, Any] = {}
-    work: dict[str, Any] = {}
+    work: dict[str, dict[str, Any]] = {}
     try:
-        for participant in participants(network):  # one builds after the other: the largest take gigabytes
+        for participant in participants(
+            network, options.backends
+        ):  # one builds after the other: the largest take gigabytes
             processes.append(Process(name, participant, mode, options))
             processes[-1].read()
         for process in processes:
             memory[process.participant] = process.ask("memory")
-            if process.participant == OURS:
-                work = process.ask("work")
+            if process.participant in (OURS, NUMBA):
+                work[process.participant] = process.ask("work")
         for _ in range(rounds):
             for process in processes:
                 time.sleep(0.1)  # the threads of the one before may still spin, waiting for more work
@@ -365,6 +433,7 @@ def measure(name: str, mode: str, options: argparse.Namespace, checks: dict, rec
         levels = registry.available_levels()
         for participant, seconds in times.items():
             check = checks.get(participant, {}).get(mode)
+            done = work.get(participant) or next(iter(work.values()), {})
             used = memory.get(participant)
             record.measurements.append(
                 Measurement(
@@ -376,11 +445,11 @@ def measure(name: str, mode: str, options: argparse.Namespace, checks: dict, rec
                     dtype="float64" if participant == BOOK else options.dtype,
                     threads=options.threads,
                     participant=participant,
-                    isa=levels[-1] if levels else "any",
+                    isa=levels[-1] if levels and participant != NUMBA else "any",
                     seconds=seconds,
-                    kernels=work.get("kernels", []) if participant == OURS else [],
-                    flop=work.get("flop"),
-                    bytes=work.get("bytes"),
+                    kernels=done.get("kernels", []) if participant in work else [],
+                    flop=done.get("flop"),
+                    bytes=done.get("bytes"),
                     check=None
                     if check is None
                     else Check(check, tolerance(network, mode, participant, options.dtype), OURS),
@@ -455,7 +524,10 @@ def main(command: Sequence[str] | None = None) -> int:
                     status = 1
                     continue
                 for mode in options.modes:
-                    measure(name, mode, options, checks, record, bar)
+                    if mode == FIRST:
+                        measure_first(name, options, record, bar)
+                    else:
+                        measure(name, mode, options, checks, record, bar)
             record.complete = status == 0
         except KeyboardInterrupt:
             errors.print(f"interrupted: {len(record.measurements)} measurements are kept", style="yellow")
