@@ -134,6 +134,7 @@ def test_info_json(run):
     assert found["backends"]["numpy"]["available"] is True
     assert found["backends"]["cython"]["available"] is COMPILED
     assert bool(found["build"]) is COMPILED
+    assert bool(found["numba_threading"]) is found["backends"]["numba"]["available"]
 
 
 def test_info_tells_why_so_many_threads():

@@ -38,6 +38,10 @@ def _data() -> dict[str, Any]:
     return {"mnist": sorted(folders)[0], "FASTDL_DATA_DIR": os.environ.get("FASTDL_DATA_DIR")}
 
 
+#: kernels/_common/tasks.py says why. (To ask it would be to import Numba.)
+NUMBA_THREADING = "Python threads: any number of callers, safe after fork"
+
+
 def _versions() -> dict[str, str]:
     from importlib import metadata
 
@@ -74,6 +78,7 @@ def collect() -> dict[str, Any]:
         "backend": backend.get_backend(),
         "backends": {name: {"available": not reason, "reason": reason} for name, reason in backends.items()},
         "build": build,
+        "numba_threading": "" if backends["numba"] else NUMBA_THREADING,
         "data": _data(),
         "warnings": warnings,
     }
@@ -112,6 +117,8 @@ def run(as_json: bool) -> None:
     if found["build"]:
         table.add_row("compiler", escape(found["build"]["compiler"]))
         table.add_row("threading", found["build"]["threading"])
+    if found["numba_threading"]:
+        table.add_row("with numba", found["numba_threading"])
     data = found["data"]
     table.add_row("MNIST", escape(data["mnist"] or "not found (FASTDL_DATA_DIR may name its folder)"))
     console = Console(highlight=False)
