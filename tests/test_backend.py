@@ -74,7 +74,10 @@ HEAVY = ("numba", "cupy", "scipy", "torch", "matplotlib", "typer", "rich", "ml_d
 def test_import_brings_no_heavy_module(program):
     loaded = output_of(f"{program}\nimport sys; print(*sorted(sys.modules))").split()
     assert "fastdl" in loaded
-    assert not {name.partition(".")[0] for name in loaded} & set(HEAVY)
+    heavy = set(HEAVY)
+    if not COMPILED and "conv2d" in program:  # runs on Numba's kernels, where it is installed
+        heavy -= {"numba", "scipy", "platformdirs"}
+    assert not {name.partition(".")[0] for name in loaded} & heavy
 
 
 def test_import_of_the_package_alone_loads_no_other_module_of_it():

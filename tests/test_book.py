@@ -311,7 +311,7 @@ def test_float64_convolutions_keep_zeros_and_equal_patches():
     out = layer.forward(x)
     assert np.count_nonzero(out[:, :, :3]) == np.count_nonzero(out[:, :, :, 17:]) == 0
     np.testing.assert_array_equal(out[:, :, 3:10, 3:10], out[:, :, 10:17, 10:17])
-    if backend.available_backends() != ("numpy",):
+    if "cython" in backend.available_backends():  # the others have no Winograd
         with backend.conv_algorithm("winograd"):
             assert np.count_nonzero(layer.forward(x)[out == 0]) > 0
 
@@ -550,7 +550,8 @@ def test_the_report_says_what_was_replaced_and_where_the_time_went(edited):
     script = edited / "ch08/train_deepnet.py"
     done, without = under_fastdl(script, 4, options=("--report",)), under_fastdl(script, 4)
     assert done.stdout == without.stdout, done.stderr
-    assert without.stderr == ""
+    assert "Error" not in without.stderr
+    assert without.stderr.count("RuntimeWarning: fastdl runs on") == without.stderr.count("Warning") <= 1
     text = " ".join(done.stderr.split())
     assert "sigmoid, relu, softmax, im2col, col2im, Relu, Sigmoid, Affine" in text.partition("left")[0]
     assert "left common.layers: BatchNormalization: its numbers are others" in text

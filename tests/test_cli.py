@@ -235,10 +235,10 @@ def test_check_prints_a_line_for_each_mismatch(run, monkeypatch):
     load = registry.load
 
     def broken(row):
-        return (lambda *a: None) if row.backend == "cython" or row[:2] != ("relu", "forward") else load(row)
+        return (lambda *a: None) if row.backend != "numpy" or row[:2] != ("relu", "forward") else load(row)
 
     monkeypatch.setattr(registry, "load", broken)
-    code, out, _ = run("check", "--op", "relu", "--dtype", "float32", "--fuzz", "12")
+    code, out, _ = run("check", "--op", "relu", "--dtype", "float32", "--fuzz", "24")
     lines = [line for line in out.splitlines() if line.startswith("fastdl check --case ")]
     assert code == 1
     assert len(lines) == len(set(lines)) > 3
@@ -440,6 +440,8 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(run, tmp_path):
         _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "Traceback" not in err
+    if not COMPILED:  # a warning comes first
+        err = err[err.index("fastdl: interrupted") :]
     assert err.startswith("fastdl: interrupted after ")
     assert err.count("\n") == 1
     assert f"go on with: fastdl {' '.join(SHORT)} --epochs 200 --output '{output}' --resume" in err
