@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 #: Scripts, some of them called ..._test.py, and no tests.
 collect_ignore = ["reader"]
+BENCH = Path(__file__).parent.parent / "bench"
 
 
 @pytest.fixture(params=settings.available_backends())
@@ -45,3 +48,16 @@ def process_settings():
     before = settings._process_choice, settings._process_threads, settings._default_dtype
     yield
     settings._process_choice, settings._process_threads, settings._default_dtype = before
+
+
+@pytest.fixture
+def bench(monkeypatch):
+    """The scripts in ``bench/`` as importable modules."""
+    if not BENCH.exists():
+        pytest.skip("the tests do not stand beside the sources")
+    monkeypatch.syspath_prepend(str(BENCH))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        if str(BENCH) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import importlib.util
 import itertools
 import json
 import math
-import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,19 +21,6 @@ from fastdl.kernels.problem import Problem
 BENCH = Path(__file__).parent.parent / "bench"
 HAS_TORCH = importlib.util.find_spec("torch") is not None
 COMPILED = not registry.level_missing("baseline")
-
-
-@pytest.fixture
-def bench(monkeypatch):
-    """The scripts in ``bench/`` as importable modules."""
-    if not BENCH.exists():
-        pytest.skip("the tests do not stand beside the sources")
-    monkeypatch.syspath_prepend(str(BENCH))
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if str(BENCH) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
 
 
 # ---- statistics -----------------------------------------------------------------------------------------------------
@@ -555,61 +541,19 @@ def test_ratios_are_to_the_better_peer(bench):
     assert bars["float32 v3, large stride-1 layers, of its peak (direct)"] == "10%"
 
 
-def test_networks_agree_before_they_are_timed(bench, monkeypatch):
-    import step
+def test_numba_is_compared_with_each_setting(bench):
+    import tables
 
-    monkeypatch.setitem(step.NETWORKS, "deepconvnet", step.NETWORKS["deepconvnet"]._replace(small=4))
-    network = step.NETWORKS["deepconvnet"]
-    backends = ["cython"] if registry.numba_missing() else ["cython", "numba"]
-    found = step.compare("deepconvnet", "float32", backends)
-    assert set(found) == {step.BOOK, *(step.TORCH if HAS_TORCH else ())}
-    for participant, modes in found.items():
-        assert set(modes) == set(step.MODES)
-        for mode, difference in modes.items():
-            assert difference <= step.tolerance(network, mode, participant, "float32"), (participant, mode)
-        assert step.tolerance(network, "training_step", participant, "float32") < 1e-11
+    def one(participant, seconds, **settings):
+        m = measurement(participant=participant, seconds=[seconds])
+        return dataclasses.replace(m, settings={**m.settings, **settings})
 
-
-def test_a_step_is_counted(bench):
-    import step
-
-    options = step.arguments(["--batch", "2"])
-    call = step.stepper("deepconvnet", step.OURS, "training_step", options)
-    found = step._work(call)
-    macs = 2 * (
-        28 * 28 * 16 * 9 * (1 + 16) + 14 * 14 * 32 * 9 * 16 + 16 * 16 * 32 * 9 * 32 + 8 * 8 * 64 * 9 * (32 + 64)
-    )
-    assert found["flop"] == pytest.approx(3 * 2 * macs, rel=0.1)
-    assert any(name.startswith("adam step") for name in found["kernels"])
-    assert step.resident() is None or step.resident() > 2**20
-
-
-def test_scripts_are_compared_and_timed_in_turns(bench, tmp_path):
-    """A whole run of one script, in processes of their own."""
-    data = os.environ.get("FASTDL_DATA_DIR")
-    if not data:
-        pytest.skip("needs FASTDL_DATA_DIR")
-    import book
-
-    file = tmp_path / "scripts.json"
-    assert book.main(["--scripts", "two_layer_net,start-up", "--rounds", "1", "--json", str(file)]) == 0
-    found = record.load(file)
-    assert found.complete
-    assert [(m.case, m.participant, m.dtype) for m in found.measurements] == [
-        (case, *who)
-        for case in ("two_layer_net", "start-up")
-        for who in (("python", "float64"), ("fastdl run", "float64"), ("fastdl run", "float32"))
-    ]
-    checks = [m.check for m in found.measurements]
-    assert [check is None for check in checks] == [True, False, False, True, True, True]
-    assert all(check.difference > 0 for check in checks if check is not None)  # the order of sums is another
-
-
-@pytest.mark.parametrize("options", [["--scripts", "none"], ["--dtypes", "float16"]])
-def test_scripts_that_are_not_there(bench, options, capsys):
-    import book
-
-    with pytest.raises(SystemExit) as error:
-        book.main(options)
-    assert error.value.code == 2
-    assert options[1] in capsys.readouterr().err
+    found = a_record()
+    assert tables.numba_tables(found) == []
+    found.measurements = [one("fastdl", 1.0), one("fastdl/direct", 3.0), one("fastdl/numba", 2.0, first_call=7.0)]
+    first, second = tables.numba_tables(found)
+    assert "the time of fastdl by its own" in first.title
+    assert "the time of fastdl/direct by its own" in second.title
+    assert "0.50" in list(first.columns[-2].cells)
+    assert "1.50" in list(second.columns[-2].cells)
+    assert "7.0 s" in second.caption
