@@ -295,7 +295,7 @@ def width_of(columns):
 
 
 @borrowing
-def load(line, at, step, n, to, to_at):
+def copy_line(line, at, step, n, to, to_at):
     """to[to_at : to_at + n] = n elements of an array in the compute dtype."""
     target = to[to_at : to_at + n]
     if step == 1:
@@ -316,7 +316,7 @@ def clear(to, to_at, n):
 
 
 @borrowing
-def store(sums, at, bias, bias_at, n, relu, line, line_at, step):
+def store_line(sums, at, bias, bias_at, n, relu, line, line_at, step):
     """f(sums + bias) to n elements of an array, rounded."""
     source, added, none = sums[at : at + n], bias[bias_at : bias_at + n], zero(sums)
     if step == 1:

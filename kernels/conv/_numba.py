@@ -17,7 +17,7 @@ import numpy as np
 
 from .._common.jit import compute_dtype, kernel, narrow, widen, zero
 from .._common.tasks import parallel
-from .._common.tiles import SPEED, WIDE, clear, padded, panel_product, span, store, width_of
+from .._common.tiles import SPEED, WIDE, clear, padded, panel_product, span, store_line, width_of
 from ..pool._numba import max_pool2d_forward
 from ..problem import Problem
 from . import _numba_depthwise as depthwise
@@ -137,7 +137,7 @@ def _positions(
                     y, z = corner[0] + (i + r) * strides[0], corner[1] + j * strides[1]
                     to = out_place[0] + (n + m) * out_place[1] + k0 * out_place[2] + y * out_place[3] + z * out_place[4]
                     if dense:
-                        store(sums, at, bias, 0, columns * width, relu, out, to, 1)
+                        store_line(sums, at, bias, 0, columns * width, relu, out, to, 1)
                         continue
                     if masked:
                         seen = mask_place[0] + (n + m) * mask_place[1] + k0 * mask_place[2] + y * mask_place[3]
@@ -149,7 +149,9 @@ def _positions(
                             )  # fmt: skip
                         continue
                     for q in range(columns):
-                        store(sums, at + q * width, bias, k0, channels, relu, out, to + q * column_step, out_place[2])
+                        store_line(
+                            sums, at + q * width, bias, k0, channels, relu, out, to + q * column_step, out_place[2]
+                        )
 
 
 def _run(

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .._common.jit import borrowing, narrow, widen, zero
-from .._common.tiles import clear, load
+from .._common.tiles import clear, copy_line
 from ..problem import Problem
 
 #: Output positions of a block, at least, and columns at most: 3x3 over 64 channels fills a quarter of an L2.
@@ -176,10 +176,10 @@ def copy_patch(x, place, image, block, used, n, i, j, many, high, columns, c0, c
             at = place[0] + (n + m) * place[1] + h * step_h + first * step_w + c0 * step_c
             to += (first - left) * pitch
             if dense:
-                load(x, at, 1, (last - first) * channels, patch, to)
+                copy_line(x, at, 1, (last - first) * channels, patch, to)
             elif step_c == 1:
                 for _ in range(last - first):
-                    load(x, at, 1, channels, patch, to)
+                    copy_line(x, at, 1, channels, patch, to)
                     at += step_w
                     to += pitch
             else:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .._common.jit import compute_dtype, kernel
 from .._common.tasks import parallel
-from .._common.tiles import clear, lanes, multiply_add, span, store, tile, vector_load, vector_store
+from .._common.tiles import clear, lanes, multiply_add, span, store_line, tile, vector_load, vector_store
 from ._numba_axes import Axis, block_of, copy_patch, place_of, repeated, store_masked
 
 #: Channels of a patch are filled up to a multiple of this, a register of float32.
@@ -69,7 +69,7 @@ def _correlate(
                 y, z = corner[0] + (i + r) * strides[0], corner[1] + j * strides[1]
                 to = out_place[0] + (n + m) * out_place[1] + y * out_place[3] + z * out_place[4]
                 if dense:
-                    store(sums, 0, bias, 0, columns * channels, relu, out, to, 1)
+                    store_line(sums, 0, bias, 0, columns * channels, relu, out, to, 1)
                 elif masked:
                     seen = mask_place[0] + (n + m) * mask_place[1] + y * mask_place[3] + z * mask_place[4]
                     for q in range(columns):
@@ -79,7 +79,7 @@ def _correlate(
                         )  # fmt: skip
                 else:
                     for q in range(columns):
-                        store(sums, q * pitch, bias, 0, channels, relu, out, to + q * column_step, out_place[2])
+                        store_line(sums, q * pitch, bias, 0, channels, relu, out, to + q * column_step, out_place[2])
 
 
 def correlate(

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._common.jit import borrowing, compute_dtype, kernel, widen
 from .._common.tasks import parallel
-from .._common.tiles import SPEED, WIDE, clear, load, padded, panel_product, span, store, width_of
+from .._common.tiles import SPEED, WIDE, clear, copy_line, padded, panel_product, span, store_line, width_of
 from ..problem import Problem
 
 
@@ -41,11 +41,11 @@ def _blocks(first, last, size, blocks, a, a_place, b, b_place, bias, relu, out, 
             depth = min(kc, k - k0)
             if a_row == 1 and a_step != 1:
                 for p in range(depth):
-                    load(a, a_at + m0 + (k0 + p) * a_step, 1, rows, left, p * mc)
+                    copy_line(a, a_at + m0 + (k0 + p) * a_step, 1, rows, left, p * mc)
                 row, step = 1, mc
             else:
                 for i in range(rows):
-                    load(a, a_at + (m0 + i) * a_row + k0 * a_step, a_step, depth, left, i * kc)
+                    copy_line(a, a_at + (m0 + i) * a_row + k0 * a_step, a_step, depth, left, i * kc)
                 row, step = kc, 1
             for j0 in range(0, columns, WIDE):
                 many = min(WIDE, columns - j0)
@@ -55,14 +55,14 @@ def _blocks(first, last, size, blocks, a, a_place, b, b_place, bias, relu, out, 
                     _load_turned(b, at, many, b_step, depth, right, width)
                 else:
                     for p in range(depth):
-                        load(b, at + p * b_row, b_step, many, right, p * width)
+                        copy_line(b, at + p * b_row, b_step, many, right, p * width)
                 panel_product(width, rows8, 1, start, 0, depth, left, 0, row, step, right, 0, width, sums, j0 * mc)
         for j0 in range(0, columns, WIDE):
             many = min(WIDE, columns - j0)
             width = width_of(many)
             for i in range(rows):
                 at = out_at + (m0 + i) * out_row + (n0 + j0) * out_step
-                store(sums, j0 * mc + i * width, bias, n0 + j0, many, relu, out, at, out_step)
+                store_line(sums, j0 * mc + i * width, bias, n0 + j0, many, relu, out, at, out_step)
 
 
 def gemm_forward(
