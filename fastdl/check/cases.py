@@ -124,6 +124,8 @@ class Spec(NamedTuple):
     derive: Callable[[Problem, Operand, dict[str, np.ndarray]], np.ndarray] | None = None
     #: "axis=value,..." of corners that some rows live in: further combinations of the other axes
     corners: tuple[str, ...] = ()
+    #: whether zeros of the forward pass must have the sign that the formula gives them
+    signed: bool = False
 
 
 # ---- ids ------------------------------------------------------------------------------------------------------------

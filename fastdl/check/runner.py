@@ -22,7 +22,7 @@ from ..kernels.problem import Problem
 from ..kernels.registry import Row
 from . import fuzz as random_cases
 from .arrays import SIGNIFICAND, Allocate, dtype_missing, heap, is_float, round_to
-from .cases import Built, Case, Operand, build, cases, parse
+from .cases import Built, Case, Operand, build, cases, parse, spec_of
 from .number import precision_of
 from .tolerances import Arrays, Habits, bounds, habits_of
 
@@ -33,9 +33,6 @@ POISON = {1: 0xFF, 2: 0x5A}
 MEMORY_ORDERS = ("nchw", "nhwc", "strided")
 #: (op, direction) whose arrays are C-contiguous by contract.
 CONTIGUOUS = {("dropout", "mask")}
-
-#: Ops whose zeros must have the sign that the formula gives them.
-SIGNED_ZEROS = ("cast", "im2col", "concat", "add", "relu", "max_pool2d")
 
 
 class Deviation(NamedTuple):
@@ -169,7 +166,7 @@ class Expectation:
         worst = Deviation()
         for operand in self.outputs:
             name = operand.name
-            signed = self.problem.op in SIGNED_ZEROS and self.problem.direction == "forward"
+            signed = spec_of(self.problem.op).signed and self.problem.direction == "forward"
             loose = row.is_winograd
             worst = max(worst, compare(results[name], self.expected[name], allowed[name], name, signed, loose))
         again = self.run(row, function, 2)

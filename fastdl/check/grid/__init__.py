@@ -98,7 +98,7 @@ _STRIPS = "kernel=3x3,groups=depth,dilation=1x1,pads=1x1x1x1,order=nhwc,out_orde
 _LARGE_PARAMETERS = ("shapes=400x500+1+33x3x3x3,order=nchw", "shapes=300x301+77,order=gaps,values=small")
 
 SPECS: dict[str, Spec] = {
-    "im2col": Spec(window_axes("im2col"), columns, _MANY_WINDOWS[:3]),
+    "im2col": Spec(window_axes("im2col"), columns, _MANY_WINDOWS[:3], signed=True),
     "col2im": Spec(window_axes("col2im"), columns, _MANY_WINDOWS[:3]),
     "gemm": Spec(
         gemm_axes,
@@ -120,7 +120,7 @@ SPECS: dict[str, Spec] = {
             f"{_STRIPS},stride=2x2",
         ),
     ),
-    "max_pool2d": Spec(window_axes("max_pool2d"), pool, _MANY_WINDOWS, pool_derive),
+    "max_pool2d": Spec(window_axes("max_pool2d"), pool, _MANY_WINDOWS, pool_derive, signed=True),
     "avg_pool2d": Spec(window_axes("avg_pool2d"), pool, _MANY_WINDOWS),
     "global_avg_pool2d": Spec(
         global_axes,
@@ -145,16 +145,19 @@ SPECS: dict[str, Spec] = {
     "local_response_norm": Spec(
         local_axes, local_norm, ("size=2x31x30,channels=65,order=nhwc,out_order=nhwc", "size=2x31x30,channels=33")
     ),
-    "relu": Spec(elementwise_axes, activation, _MANY),
+    "relu": Spec(elementwise_axes, activation, _MANY, signed=True),
     "sigmoid": Spec(elementwise_axes, activation, _MANY),
     "tanh": Spec(elementwise_axes, activation, _MANY),
-    "add": Spec(elementwise_axes, add, _MANY),
-    "concat": Spec(concat_axes, concat, ("shape=4x3x40x50,parts=64+32+33,order=nhwc,out_order=nhwc",)),
+    "add": Spec(elementwise_axes, add, _MANY, signed=True),
+    "concat": Spec(concat_axes, concat, ("shape=4x3x40x50,parts=64+32+33,order=nhwc,out_order=nhwc",), signed=True),
     "softmax": Spec(rows_axes, softmax, _MANY_ROWS, softmax_derive),
     "softmax_cross_entropy": Spec(rows_axes, cross_entropy, _MANY_ROWS, softmax_derive),
     "dropout": Spec(dropout_axes, dropout, (*_MANY, "shape=390001", "shape=390001,seed=1,step=4294967296")),
     "cast": Spec(
-        cast_axes, cast, (*_MANY, "shape=65536,values=bits,source=float16", "shape=65536,values=bits,source=bfloat16")
+        cast_axes,
+        cast,
+        (*_MANY, "shape=65536,values=bits,source=float16", "shape=65536,values=bits,source=bfloat16"),
+        signed=True,
     ),
     **{op: Spec(optimizer_axes(op), optimizer, _LARGE_PARAMETERS) for op in OPTIMIZERS},
 }
