@@ -1,19 +1,20 @@
-"""batch_norm and local_response_norm in Numba; the contract is the folder's docstring.
+"""batch_norm in Numba, and local_response_norm from ``_numba_response.py``; the contract is the folder's docstring.
 
-Batch norm has kernels for rows (the channels of a row beside each other) and for grids (any strides; NCHW has its lines
+There are kernels for rows (the channels of a row beside each other) and for grids (any strides; NCHW has its lines
 contiguous). Both add up in the same order: panels of 8 rows, blocks of 16 panels, chunks of blocks in float64.
 """
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from .._common.jit import bits, compute_dtype, inline, kernel, narrow, widen, zero
+from .._common.jit import compute_dtype, inline, kernel, narrow, widen, zero
 from .._common.tasks import parallel
 from ..problem import Problem
-from .plan import BLOCK, batch_norm_plan, response_plan
+from ._numba_layout import as_grids, as_rows
+from ._numba_response import local_response_norm_backward as local_response_norm_backward
+from ._numba_response import local_response_norm_forward as local_response_norm_forward
+from .plan import BLOCK, batch_norm_plan
 
 PANEL = 8
 PANELS = BLOCK // PANEL
@@ -372,23 +373,6 @@ def _join_moments(first, last, chunk, rows, sums):
             )
 
 
-def _as_rows(*arrays: np.ndarray) -> list[np.ndarray] | None:
-    """Arrays as (rows, channels), if they all are contiguous so."""
-    turned = [a if a.ndim == 2 else a.transpose(0, 2, 3, 1) for a in arrays]
-    if all(a.flags.c_contiguous for a in turned):
-        return [bits(a).reshape(-1, a.shape[-1]) for a in turned]
-    return None
-
-
-def _as_grids(*arrays: np.ndarray) -> list[np.ndarray]:
-    """Arrays as (N, C, H, W), with lines as long as they can be."""
-    if arrays[0].ndim == 2:
-        return [bits(a).T[None, :, None, :] for a in arrays]
-    if all(a.flags.c_contiguous for a in arrays):
-        return [bits(a).reshape(*a.shape[:2], 1, -1) for a in arrays]
-    return [bits(a) for a in arrays]
-
-
 def _sums(
     problem: Problem, rows, grid, threads: int, operands: tuple[np.ndarray, ...], *more: np.ndarray
 ) -> np.ndarray:
@@ -396,11 +380,11 @@ def _sums(
     (chunk, chunks, _), channels = batch_norm_plan(problem), operands[0].shape[1]
     sums = np.zeros((max(chunks, 1), 2, channels))
     work = len(operands) * operands[0].size
-    if (views := _as_rows(*operands)) is not None:
+    if (views := as_rows(*operands)) is not None:
         lines = [a.reshape(-1) for a in views]
         parallel(rows, chunks, threads, 0.15 * work, chunk, len(views[0]), *lines, *more, sums)
     else:
-        views = _as_grids(*operands)
+        views = as_grids(*operands)
         tile = 1 if views[0].strides[3] == views[0].itemsize else WIDTH
         parallel(grid, chunks * -(-channels // tile), threads, 0.5 * work, chunk, tile, *views, *more, sums)
     return sums
@@ -412,14 +396,14 @@ def _map(rows, grid, threads: int, operands: tuple[np.ndarray, ...], parameters:
     if size == 0:
         return
     work = 0.15 * len(operands) * size
-    if (views := _as_rows(*operands)) is not None:
+    if (views := as_rows(*operands)) is not None:
         rows_there, span = size // channels, 1
         while span * channels < SPAN and rows_there % (2 * span) == 0:
             span *= 2
         wide = [a.reshape(-1, span * channels) for a in views]
         parallel(rows, len(wide[0]), threads, work, *wide[:-1], *(np.tile(p, span) for p in parameters), wide[-1])
         return
-    views = _as_grids(*operands)
+    views = as_grids(*operands)
     n, _, height, _ = views[0].shape
     parallel(grid, n * height * -(-channels // WIDTH), threads, 2 * work, *views[:-1], *parameters, views[-1])
 
@@ -487,116 +471,3 @@ def batch_norm_backward(
         shift = (total / rows).astype(compute)
         slope = (product / std / (rows * std)).astype(compute)
     _map(_gradient_rows, _gradient_grid, threads, (dout, x, dx), (centre, scale, shift, slope))
-
-
-# ---- local response norm --------------------------------------------------------------------------------------------
-
-
-@inline
-def _window_sums(v, step, taps, sums):
-    """sums[i] = v[i] + v[i + step] + ... over the taps, from left to right."""
-    for i in range(sums.size):
-        sums[i] = v[i]
-    for t in range(1, taps):
-        part = v[t * step :]
-        for i in range(sums.size):
-            sums[i] += part[i]
-
-
-@inline
-def _powers(s, power, k, factor, beta, one):
-    """s = k + factor * s, power = s ** -beta."""
-    for i in range(s.size):
-        s[i] = k + factor * s[i]
-    if beta == 0.75:
-        for i in range(s.size):
-            root = math.sqrt(s[i])
-            power[i] = one / (root * math.sqrt(root))
-    else:
-        for i in range(s.size):
-            power[i] = s[i] ** -beta
-
-
-@kernel
-def _response(first, last, backward, together, pixels, before, after, k, factor, beta, slope, one, dout, x, out):
-    """x is (1, 1, pixels, C) where the channels are ``together``, else (N, H, C, W).
-
-    A task is a slab: ``pixels`` lines of channels, or one line of as many pixels for each channel. It lies in a buffer
-    with margins of zeros on either side of its channels, which are ``step`` elements apart. (What is computed between
-    lines of channels is not used.)
-    """
-    _, outer, lines, run = x.shape
-    channels = run if together else lines
-    groups = ((lines if together else run) + pixels - 1) // pixels
-    most = pixels * (before + channels + after)
-    padded, sums, powers = np.full(most, zero(x)), np.full(most, zero(x)), np.full(most, zero(x))
-    for t in range(first, last):
-        image, group = divmod(t, groups)
-        a, b = divmod(image, outer)
-        low, high, left, right = 0, lines, group * pixels, min(run, group * pixels + pixels)
-        step, pitch = right - left, right - left
-        if together:
-            low, high, left, right = left, min(lines, group * pixels + pixels), 0, run
-            step, pitch = 1, before + channels + after
-        size = (high - low) * pitch + (0 if together else (before + after) * step)
-        s = sums[: size - (before + after) * step]
-        p = powers[: s.size]
-        padded[:size] = zero(x)
-        for q in range(low, high):
-            at = before * step + (q - low) * pitch
-            for i in range(right - left):
-                v = widen(x[a, b, np.uintp(q), np.uintp(left + i)])
-                padded[np.uintp(at + i)] = v * v
-        _window_sums(padded, step, before + after + 1, s)
-        _powers(s, p, k, factor, beta, one)
-        if backward:  # channel c is in the windows of c - after ... c + before
-            padded[:size] = zero(x)
-            for q in range(low, high):
-                at = (q - low) * pitch
-                for i in range(right - left):
-                    j, w = np.uintp(at + i), np.uintp(left + i)
-                    seen = widen(dout[a, b, np.uintp(q), w]) * widen(x[a, b, np.uintp(q), w]) * p[j] / s[j]
-                    padded[np.uintp(at + after * step + i)] = seen
-            _window_sums(padded, step, before + after + 1, s)
-        for q in range(low, high):
-            at = (q - low) * pitch
-            for i in range(right - left):
-                j, w = np.uintp(at + i), np.uintp(left + i)
-                v = widen(dout[a, b, np.uintp(q), w]) * p[j]
-                if backward:
-                    v -= slope * widen(x[a, b, np.uintp(q), w]) * s[j]
-                out[a, b, np.uintp(q), w] = narrow(v, out)
-
-
-def _respond(problem: Problem, backward: bool, threads: int, *arrays: np.ndarray) -> None:
-    x = arrays[1]
-    if x.size == 0:
-        return
-    size, alpha, beta, k = (problem.attr(name) for name in ("size", "alpha", "beta", "k"))
-    before, after = (min(margin, x.shape[1] - 1) for margin in ((size - 1) // 2, size // 2))
-    numbers = (k, alpha / size, beta, 2 * alpha * beta / size, 1)
-    compute, pixels = compute_dtype(x), response_plan(problem).pixels
-    rows = _as_rows(*arrays)
-    if rows is not None:
-        views = [a[None, None] for a in rows]
-        tasks = -(-len(rows[0]) // pixels)
-    else:
-        views = [a.transpose(0, 2, 1, 3) for a in _as_grids(*arrays)]
-        n, height, _, width = views[0].shape
-        pixels = min(pixels, width)
-        tasks = n * height * -(-width // pixels)
-    cost = (6.0 if beta == 0.75 else 15.0) * x.size
-    parallel(_response, tasks, threads, cost, backward, rows is not None, pixels, before, after,
-             *(compute.type(v) for v in numbers), *views)  # fmt: skip
-
-
-def local_response_norm_forward(problem: Problem, x: np.ndarray, out: np.ndarray, threads: int) -> None:
-    """out = x * s ** -beta."""
-    _respond(problem, False, threads, x, x, out)
-
-
-def local_response_norm_backward(
-    problem: Problem, dout: np.ndarray, x: np.ndarray, dx: np.ndarray, threads: int
-) -> None:
-    """dx = dout * s ** -beta - 2 * alpha * beta / size * x * (sum of dout * x * s ** (-beta - 1) over who saw x)."""
-    _respond(problem, True, threads, dout, x, dx)
