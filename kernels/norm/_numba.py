@@ -6,10 +6,13 @@ contiguous). Both add up in the same order: panels of 8 rows, blocks of 16 panel
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from .._common.jit import compute_dtype, inline, kernel, narrow, widen, zero
+from .._common.jit import bits, compute_dtype, inline, kernel, narrow, round_to_odd, widen, zero
 from .._common.tasks import parallel
+from .._common.vectors import AHEAD, REGISTER, choose, every, fence, fetch, lanes, load, store, stream
 from ..problem import Problem
 from ._numba_layout import as_grids, as_rows
 from ._numba_response import local_response_norm_backward as local_response_norm_backward
@@ -19,11 +22,13 @@ from .plan import BLOCK, batch_norm_plan
 PANEL = 8
 PANELS = BLOCK // PANEL
 #: Elements to which a row of parameters is repeated, so that inner loops do not stop after a few.
-SPAN = 512
+SPAN = 256
+#: Bytes of a result from which on it is stored around the caches, as in _common/stream.h.
+STREAM = 8 << 20
 #: Rows that keep their order where a map goes backwards.
 TURN = 64
-#: Channels, at most, of rows whose panels are summed at once: their sums fill half an L1.
-TOGETHER = 64
+#: Channels, at most, of rows whose panels are summed at once.
+TOGETHER = 32
 #: Channels of a grid that are read by turns where they share cache lines.
 WIDTH = 16
 
@@ -46,18 +51,31 @@ def _products(none, a, b, c, d, p, q, r, s):
 
 @inline
 def _merge(before, rows, more, more_square, total, square):
-    """Sums and centred squares of ``before`` rows and of ``rows`` more (Chan, Golub and LeVeque 1979)."""
-    if before > 0:
-        delta = (more - total * (rows / before)) * (1 / rows)
-        more_square += delta * delta * (before * rows / (before + rows))
-    return total + more, square + more_square
+    """Sums and centred squares of ``before`` rows and of ``rows`` more (Chan, Golub and LeVeque 1979), by channel."""
+    share, by, weight = rows / max(before, 1.0), 1 / rows, before * rows / (before + rows)
+    if before == 0:
+        for c in range(total.size):
+            total[c], square[c] = more[c], more_square[c]
+        return
+    for c in range(total.size):
+        delta = (more[c] - total[c] * share) * by
+        square[c] += more_square[c] + delta * delta * weight
+        total[c] += more[c]
 
 
 @inline
 def _merge_block(before, rows, centre, d, dd, total, square):
     """The same with the sums of x - centre and of its square."""
-    rest = dd - d * d * (1 / rows)
-    return _merge(before, rows, centre * rows + d, 0.0 if rest < 0 else rest, total, square)
+    share, by, weight = rows / max(before, 1.0), 1 / rows, before * rows / (before + rows)
+    for c in range(total.size):
+        part = np.float64(d[c])
+        rest = np.float64(dd[c]) - part * part * by
+        more, more_square = np.float64(centre[c]) * rows + part, 0.0 if rest < 0 else rest
+        if before > 0:
+            delta = (more - total[c] * share) * by
+            more_square += delta * delta * weight
+        total[c] += more
+        square[c] += more_square
 
 
 # ---- rows: x is (rows, channels), contiguous, as a line -------------------------------------------------------------
@@ -67,13 +85,14 @@ def _merge_block(before, rows, centre, d, dd, total, square):
 
 
 @inline
-def _pad(x, row, count, channels, missing, pad):
-    """``count`` rows from ``row`` on, completed with rows of ``missing``."""
-    for i in range(count * channels):
-        pad[i] = widen(x[np.uintp(row * channels + i)])
+def _pad(x, at, step, count, channels, missing, pad):
+    """``count`` rows from x[at] on, completed with rows of ``missing``."""
+    for r in range(count):
+        for c in range(channels):
+            pad[np.uintp(r * channels + c)] = widen(x[np.uintp(at + r * step + c)])
     for r in range(count, pad.size // max(channels, 1)):
         for c in range(channels):
-            pad[np.uintp(r * channels + c)] = missing[c]
+            pad[np.uintp(r * channels + c)] = missing[np.uintp(c)]
 
 
 @inline
@@ -86,41 +105,79 @@ def _indices(at, step):
 
 
 @inline
-def _first_mean(x, at, count, centre):
+def _first_mean(x, at, step, count, channels, centre):
     """Mean of a block's first rows, at most 8; 0 where it is not finite: then the sums come out as IEEE 754 has it."""
-    centre[:] = zero(centre)
-    for r in range(count):
-        for i in range(centre.size):
-            centre[i] += widen(x[np.uintp(at + r * centre.size + i)])
-    by = centre.dtype.type(count)
-    for i in range(centre.size):
-        mean = centre[i] / by
-        centre[i] = mean if mean - mean == 0 else zero(centre)
+    by, n = centre.dtype.type(count), lanes(x)
+    for i in range(0, channels - n + 1, n):
+        total = every(x, 0.0)
+        for r in range(count):
+            total = total + load(x, at + r * step + i)
+        total = total / every(x, by)
+        store(centre, i, choose(total - total == every(x, 0.0), total, every(x, 0.0)))
+    for i in range(channels - channels % n, channels):
+        total = zero(centre)
+        for r in range(count):
+            total += widen(x[np.uintp(at + r * step + i)])
+        total /= by
+        centre[np.uintp(i)] = total if total - total == 0 else zero(centre)
 
 
 @inline
-def _panel_moments(x, at, step, none, centre, total, square):
-    a, b, c, d, e, f, g, h = _indices(at, step)
-    for i in range(centre.size):
-        j, k = np.uintp(i), centre[i]
-        p, q, r, s = widen(x[a + j]) - k, widen(x[b + j]) - k, widen(x[c + j]) - k, widen(x[d + j]) - k
-        t, u, v, w = widen(x[e + j]) - k, widen(x[f + j]) - k, widen(x[g + j]) - k, widen(x[h + j]) - k
-        total[i] += _tree(p, q, r, s, t, u, v, w)
-        square[i] += _products(none, p, q, r, s, p, q, r, s) + _products(none, t, u, v, w, t, u, v, w)
+def _fetch_panel(x, at, step, i):
+    """A part of the next panel for each that is read of this one, in the order of memory."""
+    n, p = lanes(x), at + PANEL * (step + i)
+    fetch(x, p), fetch(x, p + n), fetch(x, p + 2 * n), fetch(x, p + 3 * n)
+    fetch(x, p + 4 * n), fetch(x, p + 5 * n), fetch(x, p + 6 * n), fetch(x, p + 7 * n)
 
 
 @inline
-def _panel_gradients(dout, x, at, step, centre, total, product):
+def _panel_moments(x, at, step, channels, none, centre, total, square):
+    """Adds the sums of x - centre and of its square over 8 rows ``step`` elements apart."""
     a, b, c, d, e, f, g, h = _indices(at, step)
-    none = zero(centre)
-    for i in range(centre.size):
-        j, k = np.uintp(i), centre[i]
-        p, q, r, s = widen(dout[a + j]), widen(dout[b + j]), widen(dout[c + j]), widen(dout[d + j])
-        t, u, v, w = widen(dout[e + j]), widen(dout[f + j]), widen(dout[g + j]), widen(dout[h + j])
-        total[i] += _tree(p, q, r, s, t, u, v, w)
-        near = widen(x[a + j]) - k, widen(x[b + j]) - k, widen(x[c + j]) - k, widen(x[d + j]) - k
-        far = widen(x[e + j]) - k, widen(x[f + j]) - k, widen(x[g + j]) - k, widen(x[h + j]) - k
-        product[i] += _products(none, p, q, r, s, *near) + _products(none, t, u, v, w, *far)
+    n, nothing = lanes(x), every(x, none)
+    for i in range(0, channels - n + 1, n):
+        j, k = np.uintp(i), load(centre, i)
+        p, q, r, s = load(x, a + j) - k, load(x, b + j) - k, load(x, c + j) - k, load(x, d + j) - k
+        t, u, v, w = load(x, e + j) - k, load(x, f + j) - k, load(x, g + j) - k, load(x, h + j) - k
+        _fetch_panel(x, at, step, i)
+        store(total, i, load(total, i) + _tree(p, q, r, s, t, u, v, w))
+        squares = _products(nothing, p, q, r, s, p, q, r, s) + _products(nothing, t, u, v, w, t, u, v, w)
+        store(square, i, load(square, i) + squares)
+    for i in range(channels - channels % n, channels):
+        j = np.uintp(i)
+        m = centre[j]
+        p1, q1, r1, s1 = widen(x[a + j]) - m, widen(x[b + j]) - m, widen(x[c + j]) - m, widen(x[d + j]) - m
+        t1, u1, v1, w1 = widen(x[e + j]) - m, widen(x[f + j]) - m, widen(x[g + j]) - m, widen(x[h + j]) - m
+        total[j] += _tree(p1, q1, r1, s1, t1, u1, v1, w1)
+        square[j] += _products(none, p1, q1, r1, s1, p1, q1, r1, s1) + _products(none, t1, u1, v1, w1, t1, u1, v1, w1)
+
+
+@inline
+def _panel_gradients(dout, d_at, d_step, x, at, step, channels, none, centre, total, product):
+    """Adds the sums of dout and of dout * (x - centre)."""
+    a, b, c, d, e, f, g, h = _indices(at, step)
+    a0, b0, c0, d0, e0, f0, g0, h0 = _indices(d_at, d_step)
+    n, nothing = lanes(x), every(x, none)
+    for i in range(0, channels - n + 1, n):
+        j, k = np.uintp(i), load(centre, i)
+        p, q, r, s = load(dout, a0 + j), load(dout, b0 + j), load(dout, c0 + j), load(dout, d0 + j)
+        t, u, v, w = load(dout, e0 + j), load(dout, f0 + j), load(dout, g0 + j), load(dout, h0 + j)
+        _fetch_panel(dout, d_at, d_step, i)
+        near = load(x, a + j) - k, load(x, b + j) - k, load(x, c + j) - k, load(x, d + j) - k
+        far = load(x, e + j) - k, load(x, f + j) - k, load(x, g + j) - k, load(x, h + j) - k
+        _fetch_panel(x, at, step, i)
+        store(total, i, load(total, i) + _tree(p, q, r, s, t, u, v, w))
+        products = _products(nothing, p, q, r, s, *near) + _products(nothing, t, u, v, w, *far)
+        store(product, i, load(product, i) + products)
+    for i in range(channels - channels % n, channels):
+        j = np.uintp(i)
+        m = centre[j]
+        p1, q1, r1, s1 = widen(dout[a0 + j]), widen(dout[b0 + j]), widen(dout[c0 + j]), widen(dout[d0 + j])
+        t1, u1, v1, w1 = widen(dout[e0 + j]), widen(dout[f0 + j]), widen(dout[g0 + j]), widen(dout[h0 + j])
+        total[j] += _tree(p1, q1, r1, s1, t1, u1, v1, w1)
+        near1 = widen(x[a + j]) - m, widen(x[b + j]) - m, widen(x[c + j]) - m, widen(x[d + j]) - m
+        far1 = widen(x[e + j]) - m, widen(x[f + j]) - m, widen(x[g + j]) - m, widen(x[h + j]) - m
+        product[j] += _products(none, p1, q1, r1, s1, *near1) + _products(none, t1, u1, v1, w1, *far1)
 
 
 @inline
@@ -138,106 +195,137 @@ def _repeat(line, channels):
         line[i] = line[i - channels]
 
 
-@inline
-def _block_moments(x, at, panels, channels, none, centre, total, square):
-    if channels > TOGETHER:
-        total[:] = zero(total)
-        square[:] = zero(total)
-        for p in range(panels):
-            _panel_moments(x, at + p * PANEL * channels, channels, none, centre, total, square)
-    else:
-        line = panels * channels
-        total[:line] = zero(total)
-        square[:line] = zero(total)
-        _panel_moments(x, at, line, none, centre[:line], total[:line], square[:line])
-        _fold(total[:line], channels)
-        _fold(square[:line], channels)
-
-
-@inline
-def _block_gradients(dout, x, at, panels, channels, centre, total, product):
-    if channels > TOGETHER:
-        total[:] = zero(total)
-        product[:] = zero(total)
-        for p in range(panels):
-            _panel_gradients(dout, x, at + p * PANEL * channels, channels, centre, total, product)
-    else:
-        line = panels * channels
-        total[:line] = zero(total)
-        product[:line] = zero(total)
-        _panel_gradients(dout, x, at, line, centre[:line], total[:line], product[:line])
-        _fold(total[:line], channels)
-        _fold(product[:line], channels)
-
-
 @kernel
-def _moments_rows(first, last, chunk, rows, x, none, sums):
+def _moments_rows(first, last, chunk, tile, rows, x, none, sums):
+    """A task is ``tile`` channels of a chunk; with few channels, all."""
     channels = sums.shape[2]
-    most = (1 if channels > TOGETHER else PANELS) * channels
+    tiles, together = (channels + tile - 1) // tile, channels <= TOGETHER
+    most = PANELS * channels if together else tile
     centre, total, square = np.full(most, none), np.full(most, none), np.full(most, none)
-    for k in range(first, last):
-        all_total, all_square = sums[k, 0], sums[k, 1]
+    pad = np.full((BLOCK if together else PANEL) * tile, none)
+    for task in range(first, last):
+        k, low = task // tiles, task % tiles * tile
+        n = min(tile, channels - low)
         for row in range(k * chunk, min(rows, (k + 1) * chunk), BLOCK):
-            count = min(BLOCK, rows - row)
-            panels = (count + PANEL - 1) // PANEL
-            _first_mean(x, row * channels, min(count, PANEL), centre[:channels])
-            _repeat(centre, channels)
-            if count == panels * PANEL:
-                _block_moments(x, row * channels, panels, channels, none, centre, total, square)
+            count, at = min(BLOCK, rows - row), row * channels + low
+            panels, whole = (count + PANEL - 1) // PANEL, count // PANEL
+            _first_mean(x, at, channels, min(count, PANEL), n, centre)
+            total[:] = zero(total)
+            square[:] = zero(total)
+            if together:
+                line = panels * channels
+                _repeat(centre, channels)
+                if whole == panels:
+                    _panel_moments(x, at, line, line, none, centre, total, square)
+                else:
+                    _pad(x, at, channels, count, channels, centre, pad[: line * PANEL])
+                    _panel_moments(pad, 0, line, line, none, centre, total, square)
+                _fold(total[:line], channels)
+                _fold(square[:line], channels)
             else:
-                pad = np.full(panels * PANEL * channels, none)
-                _pad(x, row, count, channels, centre, pad)
-                _block_moments(pad, 0, panels, channels, none, centre, total, square)
-            before = row - k * chunk
-            for i in range(channels):
-                all_total[i], all_square[i] = _merge_block(
-                    float(before), float(count), float(centre[i]), float(total[i]), float(square[i]),
-                    all_total[i], all_square[i]
-                )  # fmt: skip
+                for p in range(whole):
+                    _panel_moments(x, at + p * PANEL * channels, channels, n, none, centre, total, square)
+                if whole < panels:
+                    _pad(x, at + whole * PANEL * channels, channels, count - whole * PANEL, n, centre, pad[: PANEL * n])
+                    _panel_moments(pad, 0, n, n, none, centre, total, square)
+            _merge_block(
+                float(row - k * chunk), float(count), centre[:n], total[:n], square[:n],
+                sums[k, 0, low : low + n], sums[k, 1, low : low + n]
+            )  # fmt: skip
+
+
+@inline
+def _add(values, sums):
+    for i in range(sums.size):
+        sums[i] += values[i]
 
 
 @kernel
-def _gradients_rows(first, last, chunk, rows, dout, x, mean, sums):
+def _gradients_rows(first, last, chunk, tile, rows, dout, x, mean, none, sums):
     channels = sums.shape[2]
-    most, none = (1 if channels > TOGETHER else PANELS) * channels, zero(x)
+    tiles, together = (channels + tile - 1) // tile, channels <= TOGETHER
+    most = PANELS * channels if together else tile
     centre, total, product = np.full(most, none), np.full(most, none), np.full(most, none)
-    centre[:channels] = mean
-    _repeat(centre, channels)
-    for k in range(first, last):
-        all_total, all_product = sums[k, 0], sums[k, 1]
+    pad, dout_pad = np.full((2, (BLOCK if together else PANEL) * tile), none)
+    nothing = np.full(tile, none)
+    for task in range(first, last):
+        k, low = task // tiles, task % tiles * tile
+        n = min(tile, channels - low)
+        centre[:n] = mean[low : low + n]
+        if together:
+            _repeat(centre, channels)
         for row in range(k * chunk, min(rows, (k + 1) * chunk), BLOCK):
-            count = min(BLOCK, rows - row)
-            panels = (count + PANEL - 1) // PANEL
-            if count == panels * PANEL:
-                _block_gradients(dout, x, row * channels, panels, channels, centre, total, product)
+            count, at = min(BLOCK, rows - row), row * channels + low
+            panels, whole = (count + PANEL - 1) // PANEL, count // PANEL
+            total[:] = zero(total)
+            product[:] = zero(total)
+            if together:
+                line = panels * channels
+                if whole == panels:
+                    _panel_gradients(dout, at, line, x, at, line, line, none, centre, total, product)
+                else:
+                    _pad(x, at, channels, count, channels, centre, pad[: line * PANEL])
+                    _pad(dout, at, channels, count, channels, nothing, dout_pad[: line * PANEL])
+                    _panel_gradients(dout_pad, 0, line, pad, 0, line, line, none, centre, total, product)
+                _fold(total[:line], channels)
+                _fold(product[:line], channels)
             else:
-                pad = np.full((2, panels * PANEL * channels), none)
-                _pad(x, row, count, channels, mean, pad[0])
-                _pad(dout, row, count, channels, np.full(channels, none), pad[1])
-                _block_gradients(pad[1], pad[0], 0, panels, channels, centre, total, product)
-            for i in range(channels):
-                all_total[i] += total[i]
-                all_product[i] += product[i]
+                for p in range(whole):
+                    here = at + p * PANEL * channels
+                    _panel_gradients(dout, here, channels, x, here, channels, n, none, centre, total, product)
+                if whole < panels:
+                    here, rest = at + whole * PANEL * channels, count - whole * PANEL
+                    _pad(x, here, channels, rest, n, centre, pad[: PANEL * n])
+                    _pad(dout, here, channels, rest, n, nothing, dout_pad[: PANEL * n])
+                    _panel_gradients(dout_pad, 0, n, pad, 0, n, n, none, centre, total, product)
+            _add(total[:n], sums[k, 0, low : low + n])
+            _add(product[:n], sums[k, 1, low : low + n])
 
 
 @kernel
-def _map_rows(first, last, x, centre, scale, shift, out):
+def _map_rows(first, last, streams, x, parameters, out):
     """Several rows are one, with parameters repeated to its length. The last, which a cache still holds, go first."""
+    width, n = parameters.shape[1], lanes(x)
+    centre, scale, shift = parameters[0], parameters[1], parameters[2]
     for start in range(first + (last - first - 1) // TURN * TURN, first - 1, -TURN):
         for r in range(start, min(last, start + TURN)):
-            row = np.uintp(r)
-            for i in range(centre.size):
-                out[row, i] = narrow((widen(x[row, i]) - centre[i]) * scale[i] + shift[i], out)
+            at = r * width
+            for i in range(0, width - n + 1, n):
+                value = (load(x, at + i) - load(centre, i)) * load(scale, i) + load(shift, i)
+                if streams:
+                    fetch(x, at + i + AHEAD // x.itemsize)
+                    stream(out, at + i, value)
+                else:
+                    store(out, at + i, value)
+            for i in range(width - width % n, width):
+                j, k = np.uintp(at + i), np.uintp(i)
+                out[j] = narrow((widen(x[j]) - centre[k]) * scale[k] + shift[k], out)
+    if streams:
+        fence()
 
 
 @kernel
-def _gradient_rows(first, last, dout, x, centre, scale, shift, slope, out):
+def _gradient_rows(first, last, streams, dout, x, parameters, out):
+    width, n = parameters.shape[1], lanes(x)
+    centre, scale, shift, slope = parameters[0], parameters[1], parameters[2], parameters[3]
     for start in range(first + (last - first - 1) // TURN * TURN, first - 1, -TURN):
         for r in range(start, min(last, start + TURN)):
-            row = np.uintp(r)
-            for i in range(centre.size):
-                d = widen(dout[row, i]) - shift[i] - (widen(x[row, i]) - centre[i]) * slope[i]
-                out[row, i] = narrow(scale[i] * d, out)
+            at = r * width
+            for i in range(0, width - n + 1, n):
+                less = (load(x, at + i) - load(centre, i)) * load(slope, i)
+                value = load(scale, i) * (load(dout, at + i) - load(shift, i) - less)
+                if streams:
+                    fetch(x, at + i + AHEAD // x.itemsize)
+                    fetch(dout, at + i + AHEAD // x.itemsize)
+                    stream(out, at + i, value)
+                else:
+                    store(out, at + i, value)
+            for i in range(width - width % n, width):
+                j, k = np.uintp(at + i), np.uintp(i)
+                d = widen(dout[j]) - shift[k] - (widen(x[j]) - centre[k]) * slope[k]
+                out[j] = narrow(scale[k] * d, out)
+    if streams:
+        fence()
 
 
 # ---- grids: x is (N, C, H, W), any strides --------------------------------------------------------------------------
@@ -287,7 +375,8 @@ def _run_products(run, other, count, channels, none, k, total, product):
 def _moments_grid(first, last, chunk, tile, x, none, sums):
     channels, rows = x.shape[1], x.shape[0] * x.shape[2] * x.shape[3]
     tiles = (channels + tile - 1) // tile
-    run, total, square = np.full(BLOCK, none), np.full(PANELS, none), np.full(PANELS, none)
+    run, own = np.full(BLOCK, none), np.full(1, none)
+    total, square = np.full(PANELS, none), np.full(PANELS, none)
     for t in range(first, last):
         k, low = t // tiles, t % tiles * tile
         for row in range(k * chunk, min(rows, (k + 1) * chunk), BLOCK):
@@ -304,16 +393,17 @@ def _moments_grid(first, last, chunk, tile, x, none, sums):
                 for i in range(BLOCK):
                     run[i] -= centre
                 _run_products(run, run, count, channels, none, none, total, square)
-                sums[k, 0, channel], sums[k, 1, channel] = _merge_block(
-                    float(row - k * chunk), float(count), float(centre), float(total[0]), float(square[0]),
-                    sums[k, 0, channel], sums[k, 1, channel]
+                own[0] = centre
+                _merge_block(
+                    float(row - k * chunk), float(count), own, total[:1], square[:1],
+                    sums[k, 0, channel : channel + 1], sums[k, 1, channel : channel + 1]
                 )  # fmt: skip
 
 
 @kernel
-def _gradients_grid(first, last, chunk, tile, dout, x, mean, sums):
+def _gradients_grid(first, last, chunk, tile, dout, x, mean, none, sums):
     channels, rows = x.shape[1], x.shape[0] * x.shape[2] * x.shape[3]
-    tiles, none = (channels + tile - 1) // tile, zero(x)
+    tiles = (channels + tile - 1) // tile
     run, dout_run = np.full(BLOCK, none), np.full(BLOCK, none)
     total, product = np.full(PANELS, none), np.full(PANELS, none)
     for t in range(first, last):
@@ -331,9 +421,10 @@ def _gradients_grid(first, last, chunk, tile, dout, x, mean, sums):
 
 
 @kernel
-def _map_grid(first, last, x, centre, scale, shift, out):
+def _map_grid(first, last, x, parameters, out):
     """A task is one line of WIDTH channels."""
     _, channels, height, _ = x.shape
+    centre, scale, shift = parameters[0], parameters[1], parameters[2]
     tiles = (channels + WIDTH - 1) // WIDTH
     for t in range(first, last):
         image, tile = divmod(t, tiles)
@@ -345,8 +436,9 @@ def _map_grid(first, last, x, centre, scale, shift, out):
 
 
 @kernel
-def _gradient_grid(first, last, dout, x, centre, scale, shift, slope, out):
+def _gradient_grid(first, last, dout, x, parameters, out):
     _, channels, height, _ = x.shape
+    centre, scale, shift, slope = parameters[0], parameters[1], parameters[2], parameters[3]
     tiles = (channels + WIDTH - 1) // WIDTH
     for t in range(first, last):
         image, tile = divmod(t, tiles)
@@ -362,27 +454,55 @@ def _gradient_grid(first, last, dout, x, centre, scale, shift, slope, out):
 
 
 @kernel
-def _join_moments(first, last, chunk, rows, sums):
-    """All chunks into the first."""
+def _join_moments(chunk, rows, sums, mean, var):
+    """Mean and variance from the chunks."""
     total, square = sums[0, 0], sums[0, 1]
     for k in range(1, sums.shape[0]):
-        more, more_square = sums[k, 0], sums[k, 1]
-        for c in range(total.size):
-            total[c], square[c] = _merge(
-                float(k * chunk), float(min(chunk, rows - k * chunk)), more[c], more_square[c], total[c], square[c]
-            )
+        _merge(float(k * chunk), float(min(chunk, rows - k * chunk)), sums[k, 0], sums[k, 1], total, square)
+    for c in range(total.size):
+        mean[c] = total[c] / rows
+        var[c] = square[c] / rows
 
 
-def _sums(
-    problem: Problem, rows, grid, threads: int, operands: tuple[np.ndarray, ...], *more: np.ndarray
-) -> np.ndarray:
+@kernel
+def _scales(eps, gamma, beta, mean, var, parameters):
+    """The parameters of the map from x to out: mean, scale and shift, repeated to the length of a row."""
+    for c in range(gamma.size):
+        parameters[0, c] = mean[c]
+        parameters[1, c] = np.float64(widen(gamma[c])) / np.sqrt(np.float64(var[c]) + eps)
+        parameters[2, c] = widen(beta[c])
+    for p in range(3):
+        _repeat(parameters[p], gamma.size)
+
+
+@kernel
+def _slopes(eps, rows, sums, gamma, mean, var, dgamma, dbeta, parameters):
+    """dgamma, dbeta and the parameters of the map from dout to dx: mean, scale, shift and slope."""
+    total, product = sums[0, 0], sums[0, 1]
+    for k in range(1, sums.shape[0]):
+        _add(sums[k, 0], total)
+        _add(sums[k, 1], product)
+    for c in range(gamma.size):
+        std = np.sqrt(np.float64(var[c]) + eps)
+        dbeta[c] = narrow(round_to_odd(total[c], dbeta), dbeta)
+        dgamma[c] = narrow(round_to_odd(product[c] / std, dgamma), dgamma)
+        parameters[0, c] = mean[c]
+        parameters[1, c] = np.float64(widen(gamma[c])) / std
+        parameters[2, c] = total[c] / rows
+        parameters[3, c] = product[c] / std / (rows * std)
+    for p in range(4):
+        _repeat(parameters[p], gamma.size)
+
+
+def _sums(problem: Problem, rows, grid, threads: int, operands: tuple[np.ndarray, ...], *more: Any) -> np.ndarray:
     """(chunks, 2, channels): the sums of a chunk's rows, of one kernel or the other."""
-    (chunk, chunks, _), channels = batch_norm_plan(problem), operands[0].shape[1]
+    (chunk, chunks, tile), channels = batch_norm_plan(problem), operands[0].shape[1]
     sums = np.zeros((max(chunks, 1), 2, channels))
     work = len(operands) * operands[0].size
     if (views := as_rows(*operands)) is not None:
         lines = [a.reshape(-1) for a in views]
-        parallel(rows, chunks, threads, 0.15 * work, chunk, len(views[0]), *lines, *more, sums)
+        tasks = chunks * -(-channels // tile)
+        parallel(rows, tasks, threads, 0.08 * work, chunk, tile, len(views[0]), *lines, *more, sums)
     else:
         views = as_grids(*operands)
         tile = 1 if views[0].strides[3] == views[0].itemsize else WIDTH
@@ -390,22 +510,31 @@ def _sums(
     return sums
 
 
-def _map(rows, grid, threads: int, operands: tuple[np.ndarray, ...], parameters: tuple[np.ndarray, ...]) -> None:
+def _span(size: int, channels: int) -> int:
+    """How many rows of ``size`` elements are treated as one."""
+    rows, span = size // max(channels, 1), 1
+    while span * channels < SPAN and rows % (2 * span) == 0 and rows > 0:
+        span *= 2
+    return span
+
+
+def _map(rows, grid, threads: int, parameters: np.ndarray, *operands: np.ndarray) -> None:
     """The kernel for rows or the one for grids, on arrays of which the last is written."""
-    size, channels = operands[0].size, operands[0].shape[1]
+    size, out, width = operands[0].size, operands[-1], parameters.shape[1]
     if size == 0:
         return
-    work = 0.15 * len(operands) * size
+    work = 0.08 * len(operands) * size
     if (views := as_rows(*operands)) is not None:
-        rows_there, span = size // channels, 1
-        while span * channels < SPAN and rows_there % (2 * span) == 0:
-            span *= 2
-        wide = [a.reshape(-1, span * channels) for a in views]
-        parallel(rows, len(wide[0]), threads, work, *wide[:-1], *(np.tile(p, span) for p in parameters), wide[-1])
+        lines = [a.reshape(-1) for a in views]
+        streams = (
+            out.nbytes >= STREAM and out.dtype == parameters.dtype
+            and width * out.itemsize % REGISTER == 0 and out.ctypes.data % REGISTER == 0
+        )  # fmt: skip
+        parallel(rows, size // width, threads, work, streams, *lines[:-1], parameters, lines[-1])
         return
     views = as_grids(*operands)
-    n, _, height, _ = views[0].shape
-    parallel(grid, n * height * -(-channels // WIDTH), threads, 2 * work, *views[:-1], *parameters, views[-1])
+    n, channels, height, _ = views[0].shape
+    parallel(grid, n * height * -(-channels // WIDTH), threads, 4 * work, *views[:-1], parameters, views[-1])
 
 
 def batch_norm_forward(
@@ -421,10 +550,7 @@ def batch_norm_forward(
     """Statistics of the batch; then the same as inference with them."""
     rows = x.size // max(x.shape[1], 1)
     sums = _sums(problem, _moments_rows, _moments_grid, threads, (x,), compute_dtype(x).type(0))
-    _join_moments(0, 1, batch_norm_plan(problem).chunk, rows, sums)
-    with np.errstate(invalid="ignore", over="ignore"):
-        mean[...] = sums[0, 0] / np.float64(rows)
-        var[...] = sums[0, 1] / np.float64(rows)
+    _join_moments(batch_norm_plan(problem).chunk, rows, sums, mean, var)
     batch_norm_inference(problem, x, gamma, beta, mean, var, out, threads)
 
 
@@ -439,11 +565,9 @@ def batch_norm_inference(
     threads: int,
 ) -> None:
     """out = (x - mean) * (gamma / sqrt(var + eps)) + beta."""
-    compute = compute_dtype(x)
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        scale = (gamma.astype(np.float64) / np.sqrt(var.astype(np.float64) + problem.attr("eps"))).astype(compute)
-        shift = beta.astype(compute)
-    _map(_map_rows, _map_grid, threads, (x, out), (np.ascontiguousarray(mean), scale, shift))
+    parameters = np.empty((3, gamma.size * _span(x.size, gamma.size)), mean.dtype)
+    _scales(problem.attr("eps"), bits(gamma), bits(beta), mean, var, parameters)
+    _map(_map_rows, _map_grid, threads, parameters, x, out)
 
 
 def batch_norm_backward(
@@ -459,15 +583,8 @@ def batch_norm_backward(
     threads: int,
 ) -> None:
     """Gradients through the statistics of the batch."""
-    compute, rows = compute_dtype(x), np.float64(x.size // max(x.shape[1], 1))
-    centre = np.ascontiguousarray(mean)
-    sums = _sums(problem, _gradients_rows, _gradients_grid, threads, (dout, x), centre)
-    total, product = sums.sum(0)
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        std = np.sqrt(var.astype(np.float64) + problem.attr("eps"))
-        dbeta[...] = total
-        dgamma[...] = product / std
-        scale = (gamma.astype(np.float64) / std).astype(compute)
-        shift = (total / rows).astype(compute)
-        slope = (product / std / (rows * std)).astype(compute)
-    _map(_gradient_rows, _gradient_grid, threads, (dout, x, dx), (centre, scale, shift, slope))
+    rows = x.size // max(x.shape[1], 1)
+    sums = _sums(problem, _gradients_rows, _gradients_grid, threads, (dout, x), mean, mean.dtype.type(0))
+    parameters = np.empty((4, gamma.size * _span(x.size, gamma.size)), mean.dtype)
+    _slopes(problem.attr("eps"), rows, sums, bits(gamma), mean, var, bits(dgamma), bits(dbeta), parameters)
+    _map(_gradient_rows, _gradient_grid, threads, parameters, dout, x, dx)
