@@ -226,7 +226,7 @@ def _lines(*arrays: np.ndarray | None) -> list[np.ndarray | None] | None:
 
 
 def _spans(inputs: int, *arrays: np.ndarray | None) -> tuple[np.ndarray, list[np.ndarray | None]]:
-    """``places`` for the kernels of ``_numba_lines``, and the memory of the arrays; those after the inputs are written."""
+    """``places`` for the kernels of ``_numba_lines``, and the memory of the arrays: inputs, then outputs."""
     places, found = np.zeros((len(arrays), 5), np.int64), []
     for i, a in enumerate(arrays):
         line, places[i] = (None, 0) if a is None else span(a, i >= inputs)
