@@ -5,7 +5,7 @@ child after ``fork`` starts its own. (Of Numba's threading layers "workqueue" di
 TBB is one more library.) A caller takes the threads that are idle and does the rest itself: the bits are the same.
 
 After its job a thread watches for the next one for some 60 microseconds, the gap between two layers, and then sleeps;
-a caller watches for the end likewise. A job costs 7 microseconds then (see ``_next``), and 60 where the thread has to be
+a caller watches for the end likewise. A job costs 7 microseconds then (see ``_next``), 60 where the thread has to be
 woken (with concurrent.futures: 70, and see ``Worker.start``).
 """
 
