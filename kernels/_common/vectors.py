@@ -11,12 +11,13 @@ import operator
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from llvmlite import binding, ir
 from numba import extending, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.np.arrayobj import make_array
 
-from .jit import HARDWARE_HALVES, intrinsic, portable_narrow, portable_widen
+from .jit import HARDWARE_HALVES, inline, intrinsic, portable_narrow, portable_widen
 
 #: Bytes of a register.
 REGISTER = 64 if binding.get_host_cpu_features().get("avx512f") else 32
@@ -199,7 +200,7 @@ def fetch(context: Any, a: Any, at: Any) -> Any:
         call = builder.module.declare_intrinsic(
             "llvm.prefetch", [byte], ir.FunctionType(ir.VoidType(), [byte] + [word] * 3)
         )
-        builder.call(call, [place, *(ir.Constant(word, v) for v in (0, 2, 1))])
+        builder.call(call, [place, *(ir.Constant(word, v) for v in (0, 3, 1))])
         return context.get_dummy_value()
 
     return types.none(a, types.intp), generate
@@ -252,6 +253,14 @@ def store_words(context: Any, words: Any, at: Any, value: Any) -> Any:
         return context.get_dummy_value()
 
     return types.none(words, types.intp, value), generate
+
+
+@inline
+def scratch(size, value):
+    """An array of so many ``value``, aligned to a register. (np.full's may begin anywhere: each load is two.)"""
+    a = np.full(size + REGISTER // 4, value)
+    first = (REGISTER - misaligned(a, 0)) % REGISTER // a.itemsize
+    return a[first : first + size]
 
 
 # ---- arithmetic -----------------------------------------------------------------------------------------------------

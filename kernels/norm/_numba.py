@@ -12,7 +12,7 @@ import numpy as np
 
 from .._common.jit import bits, compute_dtype, inline, kernel, narrow, round_to_odd, widen, zero
 from .._common.tasks import parallel
-from .._common.vectors import AHEAD, REGISTER, choose, every, fence, fetch, lanes, load, store, stream
+from .._common.vectors import AHEAD, REGISTER, choose, every, fence, fetch, lanes, load, scratch, store, stream
 from ..problem import Problem
 from ._numba_layout import as_grids, as_rows
 from ._numba_response import local_response_norm_backward as local_response_norm_backward
@@ -201,8 +201,8 @@ def _moments_rows(first, last, chunk, tile, rows, x, none, sums):
     channels = sums.shape[2]
     tiles, together = (channels + tile - 1) // tile, channels <= TOGETHER
     most = PANELS * channels if together else tile
-    centre, total, square = np.full(most, none), np.full(most, none), np.full(most, none)
-    pad = np.full((BLOCK if together else PANEL) * tile, none)
+    centre, total, square = scratch(most, none), scratch(most, none), scratch(most, none)
+    pad = scratch((BLOCK if together else PANEL) * tile, none)
     for task in range(first, last):
         k, low = task // tiles, task % tiles * tile
         n = min(tile, channels - low)
@@ -245,9 +245,9 @@ def _gradients_rows(first, last, chunk, tile, rows, dout, x, mean, none, sums):
     channels = sums.shape[2]
     tiles, together = (channels + tile - 1) // tile, channels <= TOGETHER
     most = PANELS * channels if together else tile
-    centre, total, product = np.full(most, none), np.full(most, none), np.full(most, none)
-    pad, dout_pad = np.full((2, (BLOCK if together else PANEL) * tile), none)
-    nothing = np.full(tile, none)
+    centre, total, product = scratch(most, none), scratch(most, none), scratch(most, none)
+    padding, nothing = (BLOCK if together else PANEL) * tile, np.full(tile, none)
+    pad, dout_pad = scratch(padding, none), scratch(padding, none)
     for task in range(first, last):
         k, low = task // tiles, task % tiles * tile
         n = min(tile, channels - low)
@@ -282,11 +282,19 @@ def _gradients_rows(first, last, chunk, tile, rows, dout, x, mean, none, sums):
             _add(product[:n], sums[k, 1, low : low + n])
 
 
+@inline
+def _line(values):
+    """A copy whose loads are aligned."""
+    found = scratch(values.size, zero(values))
+    found[:] = values
+    return found
+
+
 @kernel
 def _map_rows(first, last, streams, x, parameters, out):
     """Several rows are one, with parameters repeated to its length. The last, which a cache still holds, go first."""
     width, n = parameters.shape[1], lanes(x)
-    centre, scale, shift = parameters[0], parameters[1], parameters[2]
+    centre, scale, shift = _line(parameters[0]), _line(parameters[1]), _line(parameters[2])
     for start in range(first + (last - first - 1) // TURN * TURN, first - 1, -TURN):
         for r in range(start, min(last, start + TURN)):
             at = r * width
@@ -307,7 +315,8 @@ def _map_rows(first, last, streams, x, parameters, out):
 @kernel
 def _gradient_rows(first, last, streams, dout, x, parameters, out):
     width, n = parameters.shape[1], lanes(x)
-    centre, scale, shift, slope = parameters[0], parameters[1], parameters[2], parameters[3]
+    centre, scale = _line(parameters[0]), _line(parameters[1])
+    shift, slope = _line(parameters[2]), _line(parameters[3])
     for start in range(first + (last - first - 1) // TURN * TURN, first - 1, -TURN):
         for r in range(start, min(last, start + TURN)):
             at = r * width
