@@ -33,6 +33,8 @@ GRAIN = 25_000
 SPINS = 2000
 #: Pauses from the flag of a new job to its start, while the sender calls its own kernel.
 LATE = 100
+#: Nanoseconds by which a worker begins after its caller.
+BEHIND = 7_000
 
 # ---- flags ----------------------------------------------------------------------------------------------------------
 
@@ -196,7 +198,9 @@ def parallel(function: Callable[..., Any], tasks: int, threads: int, nanoseconds
     if not workers:
         function(0, tasks, *arguments)
         return
-    cuts = [tasks * i // (len(workers) + 1) for i in range(len(workers) + 2)]
+    count = len(workers) + 1
+    less = min(0.25, BEHIND / nanoseconds)  # the share of all work that the workers' delay is
+    cuts = [0, *(round(tasks * (i / count + less * (count - i) / count)) for i in range(1, count)), tasks]
     (first, last), *rest = itertools.pairwise(cuts)
     jobs = [worker.start(Job(function, a, b, *arguments)) for worker, (a, b) in zip(workers, rest, strict=True)]
     try:

@@ -7,12 +7,15 @@ import numpy as np
 from .._common.jit import bits
 
 
-def as_rows(*arrays: np.ndarray) -> list[np.ndarray] | None:
-    """Arrays as (rows, channels), if they all are contiguous so."""
-    turned = [a if a.ndim == 2 else a.transpose(0, 2, 3, 1) for a in arrays]
-    if all(a.flags.c_contiguous for a in turned):
-        return [bits(a).reshape(-1, a.shape[-1]) for a in turned]
-    return None
+def as_lines(*arrays: np.ndarray) -> list[np.ndarray] | None:
+    """Arrays as lines of their rows of channels, if the channels of all are beside each other."""
+    found = []
+    for a in arrays:
+        turned = a if a.ndim == 2 else a.transpose(0, 2, 3, 1)
+        if not turned.flags.c_contiguous:
+            return None
+        found.append(bits(turned.reshape(-1)))
+    return found
 
 
 def as_grids(*arrays: np.ndarray) -> list[np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 from .._common.jit import compute_dtype, inline, kernel, narrow, widen, zero
 from .._common.tasks import parallel
 from ..problem import Problem
-from ._numba_layout import as_grids, as_rows
+from ._numba_layout import as_grids, as_lines
 from .plan import response_plan
 
 
@@ -97,17 +97,18 @@ def _respond(problem: Problem, backward: bool, threads: int, *arrays: np.ndarray
     before, after = (min(margin, x.shape[1] - 1) for margin in ((size - 1) // 2, size // 2))
     numbers = (k, alpha / size, beta, 2 * alpha * beta / size, 1)
     compute, pixels = compute_dtype(x), response_plan(problem).pixels
-    rows = as_rows(*arrays)
-    if rows is not None:
-        views = [a[None, None] for a in rows]
-        tasks = -(-len(rows[0]) // pixels)
+    channels = x.shape[1]
+    lines = as_lines(*arrays)
+    if lines is not None:
+        views = [a.reshape(1, 1, -1, channels) for a in lines]
+        tasks = -(-(x.size // channels) // pixels)
     else:
         views = [a.transpose(0, 2, 1, 3) for a in as_grids(*arrays)]
         n, height, _, width = views[0].shape
         pixels = min(pixels, width)
         tasks = n * height * -(-width // pixels)
     cost = (6.0 if beta == 0.75 else 15.0) * x.size
-    parallel(_response, tasks, threads, cost, backward, rows is not None, pixels, before, after,
+    parallel(_response, tasks, threads, cost, backward, lines is not None, pixels, before, after,
              *(compute.type(v) for v in numbers), *views)  # fmt: skip
 
 
