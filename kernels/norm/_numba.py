@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .._common.jit import bits, compute_dtype, inline, kernel, narrow, round_to_odd, widen
+from .._common.jit import bits, compute_dtype, inline, kernel, narrow, round_to_odd
 from .._common.tasks import parallel
 from .._common.vectors import REGISTER
 from ..problem import Problem
@@ -36,8 +36,8 @@ Lines = list[np.ndarray] | None
 def _fill_scales(eps, gamma, beta, mean, var, parameters):
     for c in range(gamma.size):
         parameters[0, c] = mean[c]
-        parameters[1, c] = np.float64(widen(gamma[c])) / np.sqrt(np.float64(var[c]) + eps)
-        parameters[2, c] = widen(beta[c])
+        parameters[1, c] = gamma[c] / np.sqrt(np.float64(var[c]) + eps)
+        parameters[2, c] = beta[c]
     for p in range(3):
         repeat(parameters[p], gamma.size)
 
@@ -72,7 +72,7 @@ def _slopes(eps, rows, sums, gamma, mean, var, dgamma, dbeta, parameters):
         dbeta[c] = narrow(round_to_odd(total[c], dbeta), dbeta)
         dgamma[c] = narrow(round_to_odd(product[c] / std, dgamma), dgamma)
         parameters[0, c] = mean[c]
-        parameters[1, c] = np.float64(widen(gamma[c])) / std
+        parameters[1, c] = gamma[c] / std
         parameters[2, c] = total[c] / rows
         parameters[3, c] = product[c] / std / (rows * std)
     for p in range(4):
@@ -100,6 +100,11 @@ def _sums(
         tile = 1 if views[0].strides[3] == views[0].itemsize else WIDTH
         parallel(grid, chunks * -(-channels // tile), threads, 0.5 * work, chunk, tile, *views, *more, sums)
     return sums
+
+
+def _copies(dtype: type | None, *lines: np.ndarray) -> list[np.ndarray]:
+    """Copies: kernels are compiled for one dtype, one stride and writeable memory, whatever a user has."""
+    return [np.array(line, dtype) for line in lines]
 
 
 def _span(size: int, channels: int) -> int:
@@ -145,7 +150,7 @@ def batch_norm_forward(
     sums = _sums(problem, moments_rows, moments_grid, threads, lines and lines[:1], (x,), compute_dtype(x).type(0))
     parameters = np.empty((3, gamma.size * _span(x.size, gamma.size)), mean.dtype)
     chunk, eps = batch_norm_plan(problem).chunk, problem.attr("eps")
-    _join_moments(chunk, rows, sums, eps, bits(gamma), bits(beta), mean, var, parameters)
+    _join_moments(chunk, rows, sums, eps, *_copies(np.float64, gamma, beta), mean, var, parameters)
     _map(map_rows, map_grid, threads, parameters, lines, x, out)
 
 
@@ -161,7 +166,7 @@ def batch_norm_inference(
 ) -> None:
     """out = (x - mean) * (gamma / sqrt(var + eps)) + beta."""
     parameters = np.empty((3, gamma.size * _span(x.size, gamma.size)), mean.dtype)
-    _scales(problem.attr("eps"), bits(gamma), bits(beta), mean, var, parameters)
+    _scales(problem.attr("eps"), *_copies(np.float64, gamma, beta), *_copies(None, mean, var), parameters)
     _map(map_rows, map_grid, threads, parameters, as_lines(x, out), x, out)
 
 
@@ -179,9 +184,10 @@ def batch_norm_backward(
 ) -> None:
     """Gradients through the statistics of the batch."""
     rows, lines = x.size // max(x.shape[1], 1), as_lines(dout, x, dx)
+    (gamma,), (mean, var) = _copies(np.float64, gamma), _copies(None, mean, var)
     sums = _sums(
         problem, gradients_rows, gradients_grid, threads, lines and lines[:2], (dout, x), mean, mean.dtype.type(0)
     )
     parameters = np.empty((4, gamma.size * _span(x.size, gamma.size)), mean.dtype)
-    _slopes(problem.attr("eps"), rows, sums, bits(gamma), mean, var, bits(dgamma), bits(dbeta), parameters)
+    _slopes(problem.attr("eps"), rows, sums, gamma, mean, var, bits(dgamma), bits(dbeta), parameters)
     _map(gradient_rows, gradient_grid, threads, parameters, lines, dout, x, dx)

@@ -15,7 +15,7 @@ import numpy as np
 
 from .._common.jit import bits, compute_dtype, inline, kernel, narrow, widen, zero
 from .._common.tasks import parallel
-from .._common.vectors import REGISTER, every, lanes, load, store
+from .._common.vectors import REGISTER, every, fetch, lanes, load, store
 from ..gemm._numba import span
 from ..im2col._numba import covers, steps, windows
 from ..problem import Problem
@@ -53,6 +53,7 @@ def _avg_forward(first, last, rows, columns, sizes, counts_h, counts_w, x, out):
                 for i in range(high):
                     for j in range(wide):
                         p = at + (i * width + j) * channels + c0
+                        fetch(x, p + 4 * n), fetch(x, p + 5 * n), fetch(x, p + 6 * n), fetch(x, p + 7 * n)
                         t0, t1 = t0 + load(x, p), t1 + load(x, p + n)
                         t2, t3 = t2 + load(x, p + 2 * n), t3 + load(x, p + 3 * n)
                 store(out, to + c0, t0 / divisor)
