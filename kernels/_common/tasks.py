@@ -200,7 +200,8 @@ def parallel(function: Callable[..., Any], tasks: int, threads: int, nanoseconds
         return
     count = len(workers) + 1
     less = min(0.25, BEHIND / nanoseconds)  # the share of all work that the workers' delay is
-    cuts = [0, *(round(tasks * (i / count + less * (count - i) / count)) for i in range(1, count)), tasks]
+    even = 64 if tasks >= 4096 else 1  # elements: whole registers, from aligned addresses on
+    cuts = [0, *(int(tasks * (i + less * (count - i)) / count) // even * even for i in range(1, count)), tasks]
     (first, last), *rest = itertools.pairwise(cuts)
     jobs = [worker.start(Job(function, a, b, *arguments)) for worker, (a, b) in zip(workers, rest, strict=True)]
     try:
