@@ -15,7 +15,7 @@ from .plan import BLOCK
 PANEL = 8
 PANELS = BLOCK // PANEL
 #: Rows that keep their order where a map goes backwards.
-TURN = 64
+TURN = 256
 #: Channels, at most, of rows whose panels are summed at once.
 TOGETHER = 32
 
