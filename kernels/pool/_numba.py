@@ -9,14 +9,18 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
 from .._common.jit import bits, compute_dtype, inline, kernel, narrow, widen, zero
 from .._common.tasks import parallel
+from .._common.vectors import REGISTER, every, fetch, lanes, load, store
+from ..gemm._numba import span
 from ..im2col._numba import covers, steps, windows
 from ..problem import Problem
+from . import _numba_lines as _slow
+from . import _numba_max as _max
 
 #: From here on a run of channels is longer than what it costs to begin one.
 _CHANNELS = 8
@@ -25,289 +29,69 @@ _BLOCK, _GROUP = 128, 256
 
 
 @inline
-def _wins(value, best):
-    """Larger, or NaN after a number."""
-    return (best == best) & (not (value <= best))
-
-
-@inline
 def _at(a, n, h, w, c):
     """An element in the compute dtype."""
     return widen(a[np.uintp(n), np.uintp(h), np.uintp(w), np.uintp(c)])
-
-
-# ---- the maximum ----------------------------------------------------------------------------------------------------
-
-
-@inline
-def _larger(x, p, c, tap, best, where):
-    """The better one of ``best`` at tap ``where`` and of pixel p at ``tap``."""
-    value = x[np.uintp(p), c]
-    if _wins(widen(value), widen(best)):
-        return value, tap
-    return best, where
-
-
-@kernel
-def _max_forward(first, last, rows, columns, taps_w, dilation, size, lowest, none, x, indices, out):
-    """Tasks are rows of windows, all channels. Three taps of a row at once: beyond the last one, that one again."""
-    numbers = np.full(taps_w * (rows[:, 1] + rows[:, 2]).max(), none)
-    for k in range(numbers.size):
-        numbers[k] = k
-    for task in range(first, last):
-        n, oh = task // len(rows), task % len(rows)
-        h, kh, high = rows[oh, 0], rows[oh, 1], rows[oh, 2]
-        for ow in range(len(columns)):
-            w, kw, wide = columns[ow, 0], columns[ow, 1], columns[ow, 2]
-            to, p, k = task * len(columns) + ow, (n * size[0] + h) * size[1] + w, kh * taps_w + kw
-            if high == 0 or wide == 0:
-                for c in range(out.shape[1]):
-                    out[to, c] = narrow(lowest, out)
-                    if indices is not None:
-                        indices[to, c] = none
-                continue
-            if high == 2 and wide == 2:
-                p1, p2, p3 = p + dilation[1], p + dilation[0] * size[1], p + dilation[0] * size[1] + dilation[1]
-                t0, t1, t2, t3 = numbers[k], numbers[k + 1], numbers[k + taps_w], numbers[k + taps_w + 1]
-                for c in range(out.shape[1]):
-                    value, tap = _larger(x, p1, c, t1, x[np.uintp(p), c], t0)
-                    value, tap = _larger(x, p2, c, t2, value, tap)
-                    value, tap = _larger(x, p3, c, t3, value, tap)
-                    out[to, c] = value
-                    if indices is not None:
-                        indices[to, c] = tap
-                continue
-            for i in range(high):
-                for j in range(0, wide, 3):
-                    j1, j2 = min(j + 1, wide - 1), min(j + 2, wide - 1)
-                    p0, p1, p2 = p + j * dilation[1], p + j1 * dilation[1], p + j2 * dilation[1]
-                    t0, t1, t2 = numbers[k + j], numbers[k + j1], numbers[k + j2]
-                    if i + j == 0:
-                        for c in range(out.shape[1]):
-                            value, tap = _larger(x, p1, c, t1, x[np.uintp(p0), c], t0)
-                            value, tap = _larger(x, p2, c, t2, value, tap)
-                            out[to, c] = value
-                            if indices is not None:
-                                indices[to, c] = tap
-                        continue
-                    for c in range(out.shape[1]):
-                        value, tap = out[to, c], none
-                        if indices is not None:
-                            tap = indices[to, c]
-                        value, tap = _larger(x, p0, c, t0, value, tap)
-                        value, tap = _larger(x, p1, c, t1, value, tap)
-                        value, tap = _larger(x, p2, c, t2, value, tap)
-                        out[to, c] = value
-                        if indices is not None:
-                            indices[to, c] = tap
-                p, k = p + dilation[0] * size[1], k + taps_w
-
-
-@kernel
-def _max_forward_lines(first, last, rows, columns, taps_w, dilation, size, lowest, none, x, indices, out):
-    """Tasks are rows of windows of one channel."""
-    for task in range(first, last):
-        plane, oh = divmod(task, len(rows))
-        n, c = divmod(plane, x.shape[3])
-        h, kh, high = rows[oh]
-        for ow in range(len(columns)):
-            w, kw, wide = columns[ow]
-            best, where = lowest, none
-            for i in range(high):
-                for j in range(wide):
-                    value = _at(x, n, h + i * dilation[0], w + j * dilation[1], c)
-                    if where == none or _wins(value, best):
-                        best, where = value, (kh + i) * taps_w + kw + j
-            out[n, oh, ow, c] = narrow(best, out)
-            if indices is not None:
-                indices[n, oh, ow, c] = where
-
-
-@inline
-def _share(dout, indices, out, p, c, tap, nothing):
-    """What window p hands to the pixel under ``tap``."""
-    value = widen(dout[p, c])
-    if out is not None:
-        value = nothing if widen(out[p, c]) <= nothing else value
-    return value if indices[p, c] == tap else nothing
-
-
-@kernel
-def _max_backward(first, last, rows, columns, taps_w, step_h, step_w, grid, none, dout, indices, out, dx):
-    """Tasks are rows of pixels, all channels: up to four windows at once. Those that fill up are asked for no tap."""
-    most = rows[:, 2].max() * columns[:, 2].max() + 4
-    p, t = np.zeros(most, np.intp), np.full(most, none)  # the windows over a pixel, and their taps on it
-    nothing, total = zero(dx), np.full(dx.shape[1], zero(dx))
-    for task in range(first, last):
-        n, h = task // len(rows), task % len(rows)
-        oh, kh, high = rows[h, 0], rows[h, 1], rows[h, 2]
-        done = 0
-        for w in range(len(columns)):
-            ow, kw, wide = columns[w, 0], columns[w, 1], columns[w, 2]
-            count, to = high * wide, task * len(columns) + w
-            if w < done:
-                continue
-            if count == 0:
-                for c in range(dx.shape[1]):
-                    dx[to, c] = narrow(nothing, dx)
-                continue
-            p0, t[0] = (n * grid[0] + oh) * grid[1] + ow, kh * taps_w + kw
-            t0 = t[0]
-            if count == 1 and w + 1 < len(columns) and columns[w + 1, 0] == ow and columns[w + 1, 2] == 1:
-                done, t[1] = w + 2, kh * taps_w + columns[w + 1, 1]  # the next pixel is under the same window
-                t1 = t[1]
-                for c in range(dx.shape[1]):
-                    dx[to, c] = narrow(nothing + _share(dout, indices, out, p0, c, t0, nothing), dx)
-                    dx[to + 1, c] = narrow(nothing + _share(dout, indices, out, p0, c, t1, nothing), dx)
-                continue
-            if count == 1:
-                for c in range(dx.shape[1]):
-                    dx[to, c] = narrow(nothing + _share(dout, indices, out, p0, c, t0, nothing), dx)
-                continue
-            k = 0
-            for i in range(high):
-                for j in range(wide):
-                    p[k] = (n * grid[0] + oh + i * step_h[0]) * grid[1] + ow + j * step_w[0]
-                    t[k] = (kh - i * step_h[1]) * taps_w + kw - j * step_w[1]
-                    k += 1
-            for k in range(count, count + 3):
-                p[k], t[k] = p[0], none
-            p1, p2, p3, t1, t2, t3 = p[1], p[2], p[3], t[1], t[2], t[3]
-            if count == 2:
-                for c in range(dx.shape[1]):
-                    sum0 = nothing + _share(dout, indices, out, p0, c, t0, nothing)
-                    dx[to, c] = narrow(sum0 + _share(dout, indices, out, p1, c, t1, nothing), dx)
-            elif count <= 4:
-                for c in range(dx.shape[1]):
-                    sum0 = nothing + _share(dout, indices, out, p0, c, t0, nothing)
-                    sum0 += _share(dout, indices, out, p1, c, t1, nothing)
-                    sum0 += _share(dout, indices, out, p2, c, t2, nothing)
-                    dx[to, c] = narrow(sum0 + _share(dout, indices, out, p3, c, t3, nothing), dx)
-            else:
-                for c in range(total.size):
-                    total[c] = nothing
-                for k in range(0, count, 3):
-                    p0, p1, p2, t0, t1, t2 = p[k], p[k + 1], p[k + 2], t[k], t[k + 1], t[k + 2]
-                    for c in range(total.size):
-                        sum0 = total[c] + _share(dout, indices, out, p0, c, t0, nothing)
-                        sum0 += _share(dout, indices, out, p1, c, t1, nothing)
-                        total[c] = sum0 + _share(dout, indices, out, p2, c, t2, nothing)
-                for c in range(dx.shape[1]):
-                    dx[to, c] = narrow(total[c], dx)
-
-
-@kernel
-def _max_backward_lines(first, last, rows, columns, taps_w, step_h, step_w, grid, none, dout, indices, out, dx):
-    """Tasks are rows of pixels of one channel."""
-    for task in range(first, last):
-        plane, h = divmod(task, len(rows))
-        n, c = divmod(plane, dx.shape[3])
-        oh, kh, high = rows[h]
-        for w in range(len(columns)):
-            ow, kw, wide = columns[w]
-            total = zero(dx)
-            for i in range(high):
-                for j in range(wide):
-                    at_h, at_w = oh + i * step_h[0], ow + j * step_w[0]
-                    counts = (
-                        indices[np.uintp(n), np.uintp(at_h), np.uintp(at_w), np.uintp(c)]
-                        == (kh - i * step_h[1]) * taps_w + kw - j * step_w[1]
-                    )
-                    if out is not None:
-                        counts = counts and not (_at(out, n, at_h, at_w, c) <= zero(dx))
-                    if counts:
-                        total += _at(dout, n, at_h, at_w, c)
-            dx[n, h, w, c] = narrow(total, dx)
 
 
 # ---- the mean -------------------------------------------------------------------------------------------------------
 
 
 @kernel
-def _avg_forward(first, last, rows, columns, size, counts_h, counts_w, x, out):
-    """Tasks are rows of windows, all channels, a few taps at once."""
-    total, none = np.full(out.shape[1], zero(out)), zero(out)
+def _avg_forward(first, last, rows, columns, sizes, counts_h, counts_w, x, out):
+    """Tasks are rows of windows, all channels: four registers at once where there are as many."""
+    channels, height, width, n = sizes[0], sizes[1], sizes[2], lanes(x)
     for task in range(first, last):
-        n, oh = task // len(rows), task % len(rows)
+        image, oh = divmod(task, len(rows))
         h, high = rows[oh, 0], rows[oh, 2]
         for ow in range(len(columns)):
             w, wide = columns[ow, 0], columns[ow, 2]
-            to, divisor = task * len(columns) + ow, counts_h[oh] * counts_w[ow]
-            if high == 2 and wide == 2:
-                p0 = (n * size[0] + h) * size[1] + w
-                p1, p2, p3 = p0 + 1, p0 + size[1], p0 + size[1] + 1
-                for c in range(out.shape[1]):
-                    some = ((none + widen(x[p0, c])) + widen(x[p1, c])) + widen(x[p2, c])
-                    out[to, c] = narrow((some + widen(x[p3, c])) / divisor, out)
-                continue
-            for c in range(total.size):
-                total[c] = none
-            for i in range(high):
-                p = (n * size[0] + h + i) * size[1] + w
-                for p0 in range(p, p + wide - wide % 3, 3):
-                    for c in range(total.size):
-                        total[c] = ((total[c] + widen(x[p0, c])) + widen(x[p0 + 1, c])) + widen(x[p0 + 2, c])
-                for p0 in range(p + wide - wide % 3, p + wide):
-                    for c in range(total.size):
-                        total[c] += widen(x[p0, c])
-            for c in range(out.shape[1]):
-                out[to, c] = narrow(total[c] / divisor, out)
+            at, to = ((image * height + h) * width + w) * channels, (task * len(columns) + ow) * channels
+            divisor, c0 = every(x, counts_h[oh] * counts_w[ow]), 0
+            while c0 + 4 * n <= channels:
+                t0, t1, t2, t3 = every(x, 0.0), every(x, 0.0), every(x, 0.0), every(x, 0.0)
+                for i in range(high):
+                    for j in range(wide):
+                        p = at + (i * width + j) * channels + c0
+                        fetch(x, p + 4 * n), fetch(x, p + 5 * n), fetch(x, p + 6 * n), fetch(x, p + 7 * n)
+                        t0, t1 = t0 + load(x, p), t1 + load(x, p + n)
+                        t2, t3 = t2 + load(x, p + 2 * n), t3 + load(x, p + 3 * n)
+                store(out, to + c0, t0 / divisor)
+                store(out, to + c0 + n, t1 / divisor)
+                store(out, to + c0 + 2 * n, t2 / divisor)
+                store(out, to + c0 + 3 * n, t3 / divisor)
+                c0 += 4 * n
+            for block in range(c0, channels, n):
+                c = min(block, channels - n)
+                t0 = every(x, 0.0)
+                for i in range(high):
+                    for j in range(wide):
+                        t0 = t0 + load(x, at + (i * width + j) * channels + c)
+                store(out, to + c, t0 / divisor)
 
 
 @kernel
-def _avg_forward_lines(first, last, rows, columns, size, counts_h, counts_w, x, out):
-    """Tasks are rows of windows of one channel."""
+def _avg_backward(first, last, rows, columns, sizes, counts_h, counts_w, dout, dx):
+    """Tasks are rows of pixels, all channels. Pixels under the same windows have the same sums."""
+    channels, grid_h, grid_w, n = sizes[0], sizes[3], sizes[4], lanes(dx)
     for task in range(first, last):
-        plane, oh = divmod(task, len(rows))
-        n, c = divmod(plane, x.shape[3])
-        h, _, high = rows[oh]
-        for ow in range(len(columns)):
-            w, _, wide = columns[ow]
-            total = zero(out)
-            for i in range(high):
-                for j in range(wide):
-                    total += _at(x, n, h + i, w + j, c)
-            out[n, oh, ow, c] = narrow(total / (counts_h[oh] * counts_w[ow]), out)
-
-
-@kernel
-def _avg_backward(first, last, rows, columns, grid, counts_h, counts_w, dout, dx):
-    """Tasks are rows of pixels, all channels."""
-    total = np.full(dx.shape[1], zero(dx))
-    for task in range(first, last):
-        n, h = task // len(rows), task % len(rows)
-        oh, high = rows[h, 0], rows[h, 2]
-        for w in range(len(columns)):
-            ow, wide, to = columns[w, 0], columns[w, 2], task * len(columns) + w
-            if w > 0 and ow == columns[w - 1, 0] and wide == columns[w - 1, 2]:  # the same windows: the same sums
-                for c in range(dx.shape[1]):
-                    dx[to, c] = dx[to - 1, c]
-                continue
-            for c in range(total.size):
-                total[c] = zero(dx)
-            for i in range(high):
-                for j in range(wide):
-                    p, divisor = (n * grid[0] + oh + i) * grid[1] + ow + j, counts_h[oh + i] * counts_w[ow + j]
-                    for c in range(total.size):
-                        total[c] += widen(dout[p, c]) / divisor
-            for c in range(dx.shape[1]):
-                dx[to, c] = narrow(total[c], dx)
-
-
-@kernel
-def _avg_backward_lines(first, last, rows, columns, grid, counts_h, counts_w, dout, dx):
-    """Tasks are rows of pixels of one channel."""
-    for task in range(first, last):
-        plane, h = divmod(task, len(rows))
-        n, c = divmod(plane, dx.shape[3])
-        oh, _, high = rows[h]
-        for w in range(len(columns)):
-            ow, _, wide = columns[w]
-            total = zero(dx)
-            for i in range(high):
-                for j in range(wide):
-                    total += _at(dout, n, oh + i, ow + j, c) / (counts_h[oh + i] * counts_w[ow + j])
-            dx[n, h, w, c] = narrow(total, dx)
+        image, h = divmod(task, len(rows))
+        oh, high, w = rows[h, 0], rows[h, 2], 0
+        while w < len(columns):
+            ow, wide, same = columns[w, 0], columns[w, 2], 1
+            while w + same < len(columns) and ow == columns[w + same, 0] and wide == columns[w + same, 2]:
+                same += 1
+            to = (task * len(columns) + w) * channels
+            for block in range(0, channels, n):
+                c = min(block, channels - n)
+                total = every(dx, 0.0)
+                for i in range(oh, oh + high):
+                    for j in range(ow, ow + wide):
+                        value = load(dout, ((image * grid_h + i) * grid_w + j) * channels + c)
+                        total = total + value / every(dx, counts_h[i] * counts_w[j])
+                for k in range(same):
+                    store(dx, to + k * channels + c, total)
+            w += same
 
 
 @kernel
@@ -398,43 +182,67 @@ def _global_backward_lines(first, last, divisor, dout, dx):
 # ---- the table's functions ------------------------------------------------------------------------------------------
 
 
-def _run(
-    channels: Callable[..., None],
-    lines: Callable[..., None],
-    rows: int,
-    threads: int,
-    nanoseconds: float,
-    arguments: tuple[object, ...],
-    *arrays: np.ndarray | None,
-) -> None:
-    """The kernel for contiguous channels or the one for any strides, on ``rows`` rows of each image."""
-    views = [None if a is None else bits(a).transpose(0, 2, 3, 1) for a in arrays]
-    out = views[-1]
-    assert out is not None  # the inputs may be
-    n, _, _, c = out.shape
-    if c >= _CHANNELS and all(a is None or a.flags.c_contiguous for a in views):
-        flat = [None if a is None else a.reshape(-1, c) for a in views]
-        parallel(channels, n * rows, threads, 0.05 * nanoseconds, *arguments, *flat)
-    else:
-        parallel(lines, n * c * rows, threads, nanoseconds, *arguments, *views)
+class _Plan(NamedTuple):
+    """What kernels need to know of a problem."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+    sizes: np.ndarray
+    offsets: np.ndarray
 
 
-def _axes(problem: Problem, table: Callable[..., np.ndarray], grid: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """``table`` (windows or covers) of both axes of the image."""
+@functools.lru_cache(512)
+def _plan(problem: Problem, grid: tuple[int, int], backward: bool) -> _Plan:
+    """Rows and columns of windows or, backward, of pixels; for the arrays see ``_numba_max`` and ``_numba_lines``."""
+    (_, channels, *image), (high, wide) = problem.shapes[0], problem.attr("kernel")
+    table = covers if backward else windows
     rows, columns = (
         table(size, count, taps, stride, before, dilation)
         for size, count, taps, stride, before, dilation in zip(
-            problem.shapes[0][2:], grid, problem.attr("kernel"), problem.stride, problem.pads[::2], problem.dilation,
-            strict=True,
+            image, grid, (high, wide), problem.stride, problem.pads[::2], problem.dilation, strict=True
         )
-    )  # fmt: skip
-    return rows, columns
+    )
+    none = np.iinfo(np.uint8 if high * wide <= 255 else np.int32).max
+    stride, left = problem.stride[1], problem.pads[2]
+    phase, column = np.arange(wide) * problem.dilation[1] % stride, np.arange(wide) * problem.dilation[1] // stride
+    pitch = (
+        max(grid[1] + int(column[-1]), (image[1] + left) // stride + 1) + REGISTER // np.dtype(problem.compute).itemsize
+    )
+    sizes = (channels, *image, *grid, wide, *problem.stride, *problem.dilation, none, left, pitch)
+    return _Plan(rows, columns, np.array(sizes), phase * pitch + column)
 
 
-def _none(indices: np.ndarray | None) -> np.integer:
-    """The index that names no tap, in the dtype of ``indices``."""
-    kind = np.dtype(np.int32) if indices is None else indices.dtype
-    return kind.type(np.iinfo(kind).max)
+def _lines(*arrays: np.ndarray | None) -> list[np.ndarray | None] | None:
+    """Channels-last arrays as lines, if they all are that and a register of channels or more; None stays None."""
+    found: list[np.ndarray | None] = []
+    for a in arrays:
+        if a is not None:
+            turned = a.transpose(0, 2, 3, 1)
+            if not turned.flags.c_contiguous:
+                return None
+            found.append(bits(turned.reshape(-1)))
+        else:
+            found.append(None)
+    return found
+
+
+def _spans(inputs: int, *arrays: np.ndarray | None) -> tuple[np.ndarray, list[np.ndarray | None]]:
+    """``places`` for the kernels of ``_numba_lines``, and the memory of the arrays: inputs, then outputs."""
+    places, found = np.zeros((len(arrays), 5), np.int64), []
+    for i, a in enumerate(arrays):
+        line, places[i] = (None, 0) if a is None else span(a, i >= inputs)
+        found.append(line)
+    return places, found
+
+
+def _wide(problem: Problem) -> bool:
+    """Whether the channels fill a register."""
+    return problem.shapes[0][1] * np.dtype(problem.compute).itemsize >= REGISTER
+
+
+def _cost(taps: float, pixels: int, channels: int) -> float:
+    """Nanoseconds along the channels, roughly."""
+    return pixels * (5 + channels * (1 + taps) * 0.07)
 
 
 def max_pool2d_forward(
@@ -443,14 +251,21 @@ def max_pool2d_forward(
     """out = the largest element of each window, the first of equals; indices = its tap."""
     if out.size == 0:
         return
-    kh, kw = problem.attr("kernel")
-    rows, columns = _axes(problem, windows, out.shape[2:])
-    lowest = compute_dtype(out).type(-math.inf)
-    none = _none(indices)
-    _run(
-        _max_forward, _max_forward_lines, len(rows), threads, (1.0 + kh * kw) * out.size,
-        (rows, columns, kw, problem.dilation, x.shape[2:], lowest, none), x, indices, out,
-    )  # fmt: skip
+    n, c, oh, ow = out.shape
+    rows, columns, sizes, offsets = _plan(problem, (oh, ow), False)
+    taps = math.prod(problem.attr("kernel"))
+    if _wide(problem) and (arrays := _lines(x, indices, out)):
+        parallel(_max.forward, n * oh, threads, _cost(taps, n * oh * ow, c), rows, columns, sizes, *arrays)
+        return
+    places, arrays = _spans(1, x, indices, out)
+    cost = n * c * oh * (100 + (1 + 0.1 * taps) * ow)
+    parallel(_slow.max_forward, n * c * oh, threads, cost, rows, columns, sizes, offsets, places, *arrays)
+
+
+@functools.lru_cache(512)
+def _steps(problem: Problem) -> list[tuple[int, int]]:
+    """im2col's steps, of rows and of columns."""
+    return [steps(stride, dilation) for stride, dilation in zip(problem.stride, problem.dilation, strict=True)]
 
 
 def max_pool2d_backward(
@@ -459,15 +274,26 @@ def max_pool2d_backward(
     """dx = the sum of dout over the windows that chose the element and, with ``out``, whose result is not <= 0."""
     if dx.size == 0:
         return
-    kh, kw = problem.attr("kernel")
-    rows, columns = _axes(problem, covers, dout.shape[2:])
-    step_h, step_w = (
-        steps(stride, dilation) for stride, dilation in zip(problem.stride, problem.dilation, strict=True)
-    )
-    _run(
-        _max_backward, _max_backward_lines, len(rows), threads, dx.size + 1.0 * kh * kw * dout.size,
-        (rows, columns, kw, step_h, step_w, dout.shape[2:], _none(indices)), dout, indices, out, dx,
-    )  # fmt: skip
+    (n, c, h, w), (oh, ow), kernel, stride = dx.shape, dout.shape[2:], problem.attr("kernel"), problem.stride
+    rows, columns, sizes, offsets = _plan(problem, (oh, ow), True)
+    covered = math.prod(kernel) / math.prod(stride)
+    steps_h, steps_w = _steps(problem)
+    if _wide(problem) and (arrays := _lines(dout, indices, out, dx)):
+        cost = _cost(covered, n * h * w, c)
+        undilated, taken = problem.dilation == (1, 1), dout.size > 0
+        if kernel == stride and undilated and taken:
+            rows, columns, sizes, _ = _plan(problem, (oh, ow), False)
+            parallel(_max.spread, n * oh, threads, cost, rows, columns, sizes, *arrays)
+        elif kernel == (3, 3) and stride == (2, 2) and undilated and taken:
+            before = problem.pads[0], problem.pads[2]
+            blocks = (h + before[0] + 1) // 2
+            parallel(_max.backward_3x3, n * blocks, threads, cost, sizes, before, *arrays)
+        else:
+            parallel(_max.backward, n * h, threads, cost, rows, columns, sizes, steps_h, steps_w, *arrays)
+        return
+    places, arrays = _spans(3, dout, indices, out, dx)
+    cost = n * c * h * (100 + (1 + 0.3 * covered) * w)
+    parallel(_slow.max_backward, n * c * h, threads, cost, rows, sizes, steps_h, offsets, places, *arrays)
 
 
 @functools.lru_cache(512)
@@ -478,7 +304,8 @@ def _counts(size: int, count: int, taps: int, stride: int, before: int, after: i
     return np.maximum(1, stop - (start if include else np.maximum(start, 0)))
 
 
-def _divisors(problem: Problem, grid: tuple[int, ...]) -> list[np.ndarray]:
+@functools.lru_cache(512)
+def _divisors(problem: Problem, grid: tuple[int, int]) -> list[np.ndarray]:
     """The factors of the divisors: of each row and of each column of windows."""
     return [
         _counts(
@@ -493,24 +320,35 @@ def avg_pool2d_forward(problem: Problem, x: np.ndarray, out: np.ndarray, threads
     """out = the mean of each window."""
     if out.size == 0:
         return
-    kh, kw = problem.attr("kernel")
-    rows, columns = _axes(problem, windows, out.shape[2:])
-    _run(
-        _avg_forward, _avg_forward_lines, len(rows), threads, (1.0 + kh * kw) * out.size,
-        (rows, columns, x.shape[2:], *_divisors(problem, out.shape[2:])), x, out,
-    )  # fmt: skip
+    n, c, oh, ow = out.shape
+    rows, columns, sizes, offsets = _plan(problem, (oh, ow), False)
+    divisors, taps = _divisors(problem, (oh, ow)), math.prod(problem.attr("kernel"))
+    if _wide(problem) and (arrays := _lines(x, out)):
+        cost = _cost(taps, n * oh * ow, c)
+        parallel(_avg_forward, n * oh, threads, cost, rows, columns, sizes, *divisors, *arrays)
+        return
+    places, arrays = _spans(1, x, out)
+    cost = n * c * oh * (100 + (1 + 0.1 * taps) * ow)
+    parallel(_slow.mean_forward, n * c * oh, threads, cost, rows, sizes, offsets, places, *divisors, *arrays)
 
 
 def avg_pool2d_backward(problem: Problem, dout: np.ndarray, dx: np.ndarray, threads: int) -> None:
     """dx = the sum, over the windows that cover the element, of dout / divisor."""
     if dx.size == 0:
         return
-    kh, kw = problem.attr("kernel")
-    rows, columns = _axes(problem, covers, dout.shape[2:])
-    _run(
-        _avg_backward, _avg_backward_lines, len(rows), threads, dx.size + 1.0 * kh * kw * dout.size,
-        (rows, columns, dout.shape[2:], *_divisors(problem, dout.shape[2:])), dout, dx,
-    )  # fmt: skip
+    (n, c, h, w), (oh, ow) = dx.shape, dout.shape[2:]
+    rows, columns, sizes, offsets = _plan(problem, (oh, ow), True)
+    if dout.size == 0:
+        dx[...] = 0
+        return
+    divisors, covered = _divisors(problem, (oh, ow)), math.prod(problem.attr("kernel")) / math.prod(problem.stride)
+    if _wide(problem) and (arrays := _lines(dout, dx)):
+        cost = _cost(covered, n * h * w, c)
+        parallel(_avg_backward, n * h, threads, cost, rows, columns, sizes, *divisors, *arrays)
+        return
+    places, arrays = _spans(1, dout, dx)
+    cost = n * c * h * (100 + (1 + 0.3 * covered) * w)
+    parallel(_slow.mean_backward, n * c * h, threads, cost, rows, sizes, offsets, places, *divisors, *arrays)
 
 
 def global_avg_pool2d_forward(problem: Problem, x: np.ndarray, out: np.ndarray, threads: int) -> None:
