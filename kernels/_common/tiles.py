@@ -10,12 +10,10 @@ import functools
 from typing import Any
 
 import numpy as np
-from llvmlite import binding, ir
-from numba import extending, types
-from numba.np.arrayobj import make_array
 from numpy.lib.stride_tricks import as_strided
 
-from .jit import OPTIONS, bits, borrowing, inline, intrinsic, narrow, njit, widen, zero
+from .jit import OPTIONS, bits, borrowing, inline, narrow, njit, widen, zero
+from .vectors import REGISTER, every, lanes, load, store
 
 #: Columns of a panel; the last one may have a half or a quarter of them.
 WIDE = 64
@@ -57,100 +55,13 @@ def padded(columns: int) -> int:
     return columns - rest + (rest and max(16, 1 << (rest - 1).bit_length()))
 
 
-# ---- vectors --------------------------------------------------------------------------------------------------------
-
-#: Bytes of a vector register: LLVM vectorises loops, but sums stay in registers only where they are variables.
-_REGISTER = 64 if binding.get_host_cpu_features().get("avx512f") else 32
-#: Whether sums fill 16 registers: AVX2 has no more than that.
-_FOURS = _REGISTER == 64
-
-
-class Vector(types.Type):
-    """The type of a register full of numbers, for variables of kernels."""
-
-    def __init__(self, dtype: Any) -> None:
-        self.dtype = dtype
-        super().__init__(f"Vector({dtype})")
-
-
-def _llvm(dtype: Any) -> Any:
-    if dtype == types.float64:
-        return ir.VectorType(ir.DoubleType(), _REGISTER // 8)
-    return ir.VectorType(ir.FloatType(), _REGISTER // 4)
-
-
-@extending.register_model(Vector)
-class _VectorModel(extending.models.PrimitiveModel):
-    def __init__(self, manager: Any, vector: Any) -> None:
-        super().__init__(manager, vector, _llvm(vector.dtype))
-
-
-def _address(context: Any, builder: Any, array: Any, arguments: Any, target: Any) -> Any:
-    value, at = arguments[:2]
-    return builder.bitcast(builder.gep(make_array(array)(context, builder, value).data, [at]), target.as_pointer())
-
-
-@intrinsic
-def vector_load(context: Any, a: Any, at: Any) -> Any:
-    """a[at : at + lanes]."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _address(context, builder, a, arguments, _llvm(a.dtype))
-        return builder.load(place, align=a.dtype.bitwidth // 8)
-
-    return Vector(a.dtype)(a, types.intp), generate
-
-
-@intrinsic
-def vector_store(context: Any, a: Any, at: Any, value: Any) -> Any:
-    """a[at : at + lanes] = value."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _address(context, builder, a, arguments, _llvm(a.dtype))
-        builder.store(arguments[2], place, align=a.dtype.bitwidth // 8)
-        return context.get_dummy_value()
-
-    return types.none(a, types.intp, value), generate
-
-
-@intrinsic
-def vector_of(context: Any, a: Any, at: Any) -> Any:
-    """a[at] in every lane."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        vector, word = _llvm(a.dtype), ir.IntType(32)
-        value = builder.load(_address(context, builder, a, arguments, vector.element))
-        one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(word, 0))
-        return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(word, vector.count), None))
-
-    return Vector(a.dtype)(a, types.intp), generate
-
-
-@intrinsic
-def multiply_add(context: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        a, b, c = arguments
-        return builder.fadd(builder.fmul(a, b, flags=("contract",)), c, flags=("contract",))
-
-    return c(c, c, c), generate
-
-
-def lanes(a: Any) -> Any:
-    """Numbers in a register. (Only in kernels.)"""
-    raise NotImplementedError("lanes is for kernels")
-
-
-@extending.overload(lanes, inline="always")
-def _lanes_of(a):  # type: ignore[no-untyped-def]
-    lanes = _REGISTER * 8 // a.dtype.bitwidth
-    return lambda a: lanes
-
-
 # ---- register tiles -------------------------------------------------------------------------------------------------
 #
 # Element [i, (s, p)] of a is at at + i * row + starts[first + s] + p * step. Calls would move forty arguments: inlined.
+# A sum that is not a variable would be in memory.
+
+#: Whether sixteen sums, four factors and one more fit into the registers: AVX2 has sixteen.
+_FOURS = REGISTER == 64
 
 
 def tile(function: Any) -> Any:
@@ -163,41 +74,41 @@ def _tile_4x4(segments, starts, first, length, a, at, row, step, b, b_at, b_step
     """c[4][4 registers] += a[4][segments, length] b[segments, length][4 registers]."""
     n = lanes(c)
     c0, c1, c2, c3 = c_at, c_at + c_step, c_at + 2 * c_step, c_at + 3 * c_step
-    s00, s01 = vector_load(c, c0), vector_load(c, c0 + n)
-    s02, s03 = vector_load(c, c0 + 2 * n), vector_load(c, c0 + 3 * n)
-    s10, s11 = vector_load(c, c1), vector_load(c, c1 + n)
-    s12, s13 = vector_load(c, c1 + 2 * n), vector_load(c, c1 + 3 * n)
-    s20, s21 = vector_load(c, c2), vector_load(c, c2 + n)
-    s22, s23 = vector_load(c, c2 + 2 * n), vector_load(c, c2 + 3 * n)
-    s30, s31 = vector_load(c, c3), vector_load(c, c3 + n)
-    s32, s33 = vector_load(c, c3 + 2 * n), vector_load(c, c3 + 3 * n)
+    s00, s01 = load(c, c0), load(c, c0 + n)
+    s02, s03 = load(c, c0 + 2 * n), load(c, c0 + 3 * n)
+    s10, s11 = load(c, c1), load(c, c1 + n)
+    s12, s13 = load(c, c1 + 2 * n), load(c, c1 + 3 * n)
+    s20, s21 = load(c, c2), load(c, c2 + n)
+    s22, s23 = load(c, c2 + 2 * n), load(c, c2 + 3 * n)
+    s30, s31 = load(c, c3), load(c, c3 + n)
+    s32, s33 = load(c, c3 + 2 * n), load(c, c3 + 3 * n)
     for segment in range(segments):
         i = at + starts[first + segment]
         for _ in range(length):
-            b0, b1 = vector_load(b, b_at), vector_load(b, b_at + n)
-            b2, b3 = vector_load(b, b_at + 2 * n), vector_load(b, b_at + 3 * n)
-            v = vector_of(a, i)
-            s00, s01 = multiply_add(v, b0, s00), multiply_add(v, b1, s01)
-            s02, s03 = multiply_add(v, b2, s02), multiply_add(v, b3, s03)
-            v = vector_of(a, i + row)
-            s10, s11 = multiply_add(v, b0, s10), multiply_add(v, b1, s11)
-            s12, s13 = multiply_add(v, b2, s12), multiply_add(v, b3, s13)
-            v = vector_of(a, i + 2 * row)
-            s20, s21 = multiply_add(v, b0, s20), multiply_add(v, b1, s21)
-            s22, s23 = multiply_add(v, b2, s22), multiply_add(v, b3, s23)
-            v = vector_of(a, i + 3 * row)
-            s30, s31 = multiply_add(v, b0, s30), multiply_add(v, b1, s31)
-            s32, s33 = multiply_add(v, b2, s32), multiply_add(v, b3, s33)
+            b0, b1 = load(b, b_at), load(b, b_at + n)
+            b2, b3 = load(b, b_at + 2 * n), load(b, b_at + 3 * n)
+            v = every(a, a[np.uintp(i)])
+            s00, s01 = v * b0 + s00, v * b1 + s01
+            s02, s03 = v * b2 + s02, v * b3 + s03
+            v = every(a, a[np.uintp(i + row)])
+            s10, s11 = v * b0 + s10, v * b1 + s11
+            s12, s13 = v * b2 + s12, v * b3 + s13
+            v = every(a, a[np.uintp(i + 2 * row)])
+            s20, s21 = v * b0 + s20, v * b1 + s21
+            s22, s23 = v * b2 + s22, v * b3 + s23
+            v = every(a, a[np.uintp(i + 3 * row)])
+            s30, s31 = v * b0 + s30, v * b1 + s31
+            s32, s33 = v * b2 + s32, v * b3 + s33
             i += step
             b_at += b_step
-    vector_store(c, c0, s00), vector_store(c, c0 + n, s01)
-    vector_store(c, c0 + 2 * n, s02), vector_store(c, c0 + 3 * n, s03)
-    vector_store(c, c1, s10), vector_store(c, c1 + n, s11)
-    vector_store(c, c1 + 2 * n, s12), vector_store(c, c1 + 3 * n, s13)
-    vector_store(c, c2, s20), vector_store(c, c2 + n, s21)
-    vector_store(c, c2 + 2 * n, s22), vector_store(c, c2 + 3 * n, s23)
-    vector_store(c, c3, s30), vector_store(c, c3 + n, s31)
-    vector_store(c, c3 + 2 * n, s32), vector_store(c, c3 + 3 * n, s33)
+    store(c, c0, s00), store(c, c0 + n, s01)
+    store(c, c0 + 2 * n, s02), store(c, c0 + 3 * n, s03)
+    store(c, c1, s10), store(c, c1 + n, s11)
+    store(c, c1 + 2 * n, s12), store(c, c1 + 3 * n, s13)
+    store(c, c2, s20), store(c, c2 + n, s21)
+    store(c, c2 + 2 * n, s22), store(c, c2 + 3 * n, s23)
+    store(c, c3, s30), store(c, c3 + n, s31)
+    store(c, c3 + 2 * n, s32), store(c, c3 + 3 * n, s33)
 
 
 @tile
@@ -205,55 +116,55 @@ def _tile_4x2(segments, starts, first, length, a, at, row, step, b, b_at, b_step
     """c[4][2 registers] += a[4][segments, length] b[segments, length][2 registers]."""
     n = lanes(c)
     c0, c1, c2, c3 = c_at, c_at + c_step, c_at + 2 * c_step, c_at + 3 * c_step
-    s00, s01 = vector_load(c, c0), vector_load(c, c0 + n)
-    s10, s11 = vector_load(c, c1), vector_load(c, c1 + n)
-    s20, s21 = vector_load(c, c2), vector_load(c, c2 + n)
-    s30, s31 = vector_load(c, c3), vector_load(c, c3 + n)
+    s00, s01 = load(c, c0), load(c, c0 + n)
+    s10, s11 = load(c, c1), load(c, c1 + n)
+    s20, s21 = load(c, c2), load(c, c2 + n)
+    s30, s31 = load(c, c3), load(c, c3 + n)
     for segment in range(segments):
         i = at + starts[first + segment]
         for _ in range(length):
-            b0, b1 = vector_load(b, b_at), vector_load(b, b_at + n)
-            v = vector_of(a, i)
-            s00, s01 = multiply_add(v, b0, s00), multiply_add(v, b1, s01)
-            v = vector_of(a, i + row)
-            s10, s11 = multiply_add(v, b0, s10), multiply_add(v, b1, s11)
-            v = vector_of(a, i + 2 * row)
-            s20, s21 = multiply_add(v, b0, s20), multiply_add(v, b1, s21)
-            v = vector_of(a, i + 3 * row)
-            s30, s31 = multiply_add(v, b0, s30), multiply_add(v, b1, s31)
+            b0, b1 = load(b, b_at), load(b, b_at + n)
+            v = every(a, a[np.uintp(i)])
+            s00, s01 = v * b0 + s00, v * b1 + s01
+            v = every(a, a[np.uintp(i + row)])
+            s10, s11 = v * b0 + s10, v * b1 + s11
+            v = every(a, a[np.uintp(i + 2 * row)])
+            s20, s21 = v * b0 + s20, v * b1 + s21
+            v = every(a, a[np.uintp(i + 3 * row)])
+            s30, s31 = v * b0 + s30, v * b1 + s31
             i += step
             b_at += b_step
-    vector_store(c, c0, s00), vector_store(c, c0 + n, s01)
-    vector_store(c, c1, s10), vector_store(c, c1 + n, s11)
-    vector_store(c, c2, s20), vector_store(c, c2 + n, s21)
-    vector_store(c, c3, s30), vector_store(c, c3 + n, s31)
+    store(c, c0, s00), store(c, c0 + n, s01)
+    store(c, c1, s10), store(c, c1 + n, s11)
+    store(c, c2, s20), store(c, c2 + n, s21)
+    store(c, c3, s30), store(c, c3 + n, s31)
 
 
 @tile
 def _tile_8x1(segments, starts, first, length, a, at, row, step, b, b_at, b_step, c, c_at, c_step):
     """c[8][1 register] += a[8][segments, length] b[segments, length][1 register]."""
-    s0, s1 = vector_load(c, c_at), vector_load(c, c_at + c_step)
-    s2, s3 = vector_load(c, c_at + 2 * c_step), vector_load(c, c_at + 3 * c_step)
-    s4, s5 = vector_load(c, c_at + 4 * c_step), vector_load(c, c_at + 5 * c_step)
-    s6, s7 = vector_load(c, c_at + 6 * c_step), vector_load(c, c_at + 7 * c_step)
+    s0, s1 = load(c, c_at), load(c, c_at + c_step)
+    s2, s3 = load(c, c_at + 2 * c_step), load(c, c_at + 3 * c_step)
+    s4, s5 = load(c, c_at + 4 * c_step), load(c, c_at + 5 * c_step)
+    s6, s7 = load(c, c_at + 6 * c_step), load(c, c_at + 7 * c_step)
     for segment in range(segments):
         i = at + starts[first + segment]
         for _ in range(length):
-            b0 = vector_load(b, b_at)
-            s0 = multiply_add(vector_of(a, i), b0, s0)
-            s1 = multiply_add(vector_of(a, i + row), b0, s1)
-            s2 = multiply_add(vector_of(a, i + 2 * row), b0, s2)
-            s3 = multiply_add(vector_of(a, i + 3 * row), b0, s3)
-            s4 = multiply_add(vector_of(a, i + 4 * row), b0, s4)
-            s5 = multiply_add(vector_of(a, i + 5 * row), b0, s5)
-            s6 = multiply_add(vector_of(a, i + 6 * row), b0, s6)
-            s7 = multiply_add(vector_of(a, i + 7 * row), b0, s7)
+            b0 = load(b, b_at)
+            s0 = every(a, a[np.uintp(i)]) * b0 + s0
+            s1 = every(a, a[np.uintp(i + row)]) * b0 + s1
+            s2 = every(a, a[np.uintp(i + 2 * row)]) * b0 + s2
+            s3 = every(a, a[np.uintp(i + 3 * row)]) * b0 + s3
+            s4 = every(a, a[np.uintp(i + 4 * row)]) * b0 + s4
+            s5 = every(a, a[np.uintp(i + 5 * row)]) * b0 + s5
+            s6 = every(a, a[np.uintp(i + 6 * row)]) * b0 + s6
+            s7 = every(a, a[np.uintp(i + 7 * row)]) * b0 + s7
             i += step
             b_at += b_step
-    vector_store(c, c_at, s0), vector_store(c, c_at + c_step, s1)
-    vector_store(c, c_at + 2 * c_step, s2), vector_store(c, c_at + 3 * c_step, s3)
-    vector_store(c, c_at + 4 * c_step, s4), vector_store(c, c_at + 5 * c_step, s5)
-    vector_store(c, c_at + 6 * c_step, s6), vector_store(c, c_at + 7 * c_step, s7)
+    store(c, c_at, s0), store(c, c_at + c_step, s1)
+    store(c, c_at + 2 * c_step, s2), store(c, c_at + 3 * c_step, s3)
+    store(c, c_at + 4 * c_step, s4), store(c, c_at + 5 * c_step, s5)
+    store(c, c_at + 6 * c_step, s6), store(c, c_at + 7 * c_step, s7)
 
 
 @borrowing

@@ -8,7 +8,8 @@ import numpy as np
 
 from .._common.jit import compute_dtype, kernel
 from .._common.tasks import parallel
-from .._common.tiles import clear, lanes, multiply_add, span, store_line, tile, vector_load, vector_store
+from .._common.tiles import clear, span, store_line, tile
+from .._common.vectors import lanes, load, store
 from ._numba_axes import Axis, block_of, copy_patch, place_of, repeated, store_masked
 
 #: Channels of a patch are filled up to a multiple of this, a register of float32.
@@ -24,24 +25,24 @@ SLICES = 16
 @tile
 def _tile_8x1(taps, starts, patch, at, row, w, w_at, w_step, c, c_at):
     """c[8][1 register] += the sum over the taps of patch[8] * w, channel by channel."""
-    s0, s1 = vector_load(c, c_at), vector_load(c, c_at + w_step)
-    s2, s3 = vector_load(c, c_at + 2 * w_step), vector_load(c, c_at + 3 * w_step)
-    s4, s5 = vector_load(c, c_at + 4 * w_step), vector_load(c, c_at + 5 * w_step)
-    s6, s7 = vector_load(c, c_at + 6 * w_step), vector_load(c, c_at + 7 * w_step)
+    s0, s1 = load(c, c_at), load(c, c_at + w_step)
+    s2, s3 = load(c, c_at + 2 * w_step), load(c, c_at + 3 * w_step)
+    s4, s5 = load(c, c_at + 4 * w_step), load(c, c_at + 5 * w_step)
+    s6, s7 = load(c, c_at + 6 * w_step), load(c, c_at + 7 * w_step)
     for t in range(taps):
-        v, i = vector_load(w, w_at + t * w_step), at + starts[t]
-        s0 = multiply_add(vector_load(patch, i), v, s0)
-        s1 = multiply_add(vector_load(patch, i + row), v, s1)
-        s2 = multiply_add(vector_load(patch, i + 2 * row), v, s2)
-        s3 = multiply_add(vector_load(patch, i + 3 * row), v, s3)
-        s4 = multiply_add(vector_load(patch, i + 4 * row), v, s4)
-        s5 = multiply_add(vector_load(patch, i + 5 * row), v, s5)
-        s6 = multiply_add(vector_load(patch, i + 6 * row), v, s6)
-        s7 = multiply_add(vector_load(patch, i + 7 * row), v, s7)
-    vector_store(c, c_at, s0), vector_store(c, c_at + w_step, s1)
-    vector_store(c, c_at + 2 * w_step, s2), vector_store(c, c_at + 3 * w_step, s3)
-    vector_store(c, c_at + 4 * w_step, s4), vector_store(c, c_at + 5 * w_step, s5)
-    vector_store(c, c_at + 6 * w_step, s6), vector_store(c, c_at + 7 * w_step, s7)
+        v, i = load(w, w_at + t * w_step), at + starts[t]
+        s0 = load(patch, i) * v + s0
+        s1 = load(patch, i + row) * v + s1
+        s2 = load(patch, i + 2 * row) * v + s2
+        s3 = load(patch, i + 3 * row) * v + s3
+        s4 = load(patch, i + 4 * row) * v + s4
+        s5 = load(patch, i + 5 * row) * v + s5
+        s6 = load(patch, i + 6 * row) * v + s6
+        s7 = load(patch, i + 7 * row) * v + s7
+    store(c, c_at, s0), store(c, c_at + w_step, s1)
+    store(c, c_at + 2 * w_step, s2), store(c, c_at + 3 * w_step, s3)
+    store(c, c_at + 4 * w_step, s4), store(c, c_at + 5 * w_step, s5)
+    store(c, c_at + 6 * w_step, s6), store(c, c_at + 7 * w_step, s7)
 
 
 @kernel
@@ -112,29 +113,29 @@ def _starts(row: Axis, column: Axis, line: int, pitch: int) -> np.ndarray:
 @tile
 def _tile_taps(segments, lines, length, patch, at, step, starts, t, right, right_at, right_step, c, c_at, c_step):
     """c[9 taps][1 register] += the sum over the positions of patch * right."""
-    s0, s1, s2 = vector_load(c, c_at), vector_load(c, c_at + c_step), vector_load(c, c_at + 2 * c_step)
-    s3, s4 = vector_load(c, c_at + 3 * c_step), vector_load(c, c_at + 4 * c_step)
-    s5, s6 = vector_load(c, c_at + 5 * c_step), vector_load(c, c_at + 6 * c_step)
-    s7, s8 = vector_load(c, c_at + 7 * c_step), vector_load(c, c_at + 8 * c_step)
+    s0, s1, s2 = load(c, c_at), load(c, c_at + c_step), load(c, c_at + 2 * c_step)
+    s3, s4 = load(c, c_at + 3 * c_step), load(c, c_at + 4 * c_step)
+    s5, s6 = load(c, c_at + 5 * c_step), load(c, c_at + 6 * c_step)
+    s7, s8 = load(c, c_at + 7 * c_step), load(c, c_at + 8 * c_step)
     for segment in range(segments):
         i = at + lines[segment]
         for _ in range(length):
-            v = vector_load(right, right_at)
-            s0 = multiply_add(vector_load(patch, i + starts[t]), v, s0)
-            s1 = multiply_add(vector_load(patch, i + starts[t + 1]), v, s1)
-            s2 = multiply_add(vector_load(patch, i + starts[t + 2]), v, s2)
-            s3 = multiply_add(vector_load(patch, i + starts[t + 3]), v, s3)
-            s4 = multiply_add(vector_load(patch, i + starts[t + 4]), v, s4)
-            s5 = multiply_add(vector_load(patch, i + starts[t + 5]), v, s5)
-            s6 = multiply_add(vector_load(patch, i + starts[t + 6]), v, s6)
-            s7 = multiply_add(vector_load(patch, i + starts[t + 7]), v, s7)
-            s8 = multiply_add(vector_load(patch, i + starts[t + 8]), v, s8)
+            v = load(right, right_at)
+            s0 = load(patch, i + starts[t]) * v + s0
+            s1 = load(patch, i + starts[t + 1]) * v + s1
+            s2 = load(patch, i + starts[t + 2]) * v + s2
+            s3 = load(patch, i + starts[t + 3]) * v + s3
+            s4 = load(patch, i + starts[t + 4]) * v + s4
+            s5 = load(patch, i + starts[t + 5]) * v + s5
+            s6 = load(patch, i + starts[t + 6]) * v + s6
+            s7 = load(patch, i + starts[t + 7]) * v + s7
+            s8 = load(patch, i + starts[t + 8]) * v + s8
             i += step
             right_at += right_step
-    vector_store(c, c_at, s0), vector_store(c, c_at + c_step, s1), vector_store(c, c_at + 2 * c_step, s2)
-    vector_store(c, c_at + 3 * c_step, s3), vector_store(c, c_at + 4 * c_step, s4)
-    vector_store(c, c_at + 5 * c_step, s5), vector_store(c, c_at + 6 * c_step, s6)
-    vector_store(c, c_at + 7 * c_step, s7), vector_store(c, c_at + 8 * c_step, s8)
+    store(c, c_at, s0), store(c, c_at + c_step, s1), store(c, c_at + 2 * c_step, s2)
+    store(c, c_at + 3 * c_step, s3), store(c, c_at + 4 * c_step, s4)
+    store(c, c_at + 5 * c_step, s5), store(c, c_at + 6 * c_step, s6)
+    store(c, c_at + 7 * c_step, s7), store(c, c_at + 8 * c_step, s8)
 
 
 @kernel
