@@ -17,7 +17,8 @@ import numpy as np
 
 from .._common.jit import compute_dtype, kernel, narrow, widen, zero
 from .._common.tasks import parallel
-from .._common.tiles import SPEED, WIDE, clear, padded, panel_product, span, store_line, width_of
+from .._common.tiles import SPEED, WIDE, aligned, clear, padded, panel_product, span, store_line, width_of
+from .._common.vectors import scratch
 from ..pool._numba import max_pool2d_forward
 from ..problem import Problem
 from . import _numba_depthwise as depthwise
@@ -106,10 +107,8 @@ def _positions(
     """f(sums) of blocks of output positions: those at corner + strides * q, q in the grid. ``parts`` tasks, each with
     some of the panels, to a block."""
     columns_wide = (block[2] + 7) // 8 * 8
-    patch, sums = (
-        np.zeros(pixels * groups * reduce, bias.dtype),
-        np.empty(block[0] * block[1] * columns_wide * min(wide, WIDE), bias.dtype),
-    )
+    patch = scratch(pixels * groups * reduce, zero(bias))
+    sums = scratch(block[0] * block[1] * columns_wide * min(wide, WIDE), zero(bias))
     pitch, panels, line = groups * reduce, (produce + WIDE - 1) // WIDE, block[11] * groups * reduce
     column_step = out_place[4] * strides[1]
     for task in range(first, last):
@@ -183,7 +182,7 @@ def _run(
                 depthwise.correlate(row, column, source, place, x.shape, w, threads, *where)
                 continue
             inner = _inner(row, column, block.patch_w, groups, reduce)
-            packed = np.zeros(groups * wide * inner.depth, compute)
+            packed = aligned(groups * wide * inner.depth, compute)
             if inner.depth:
                 parallel(
                     _pack, groups * panels, threads, packed.size, weights, w_place, produce, wide, inner.taps,
@@ -280,8 +279,8 @@ def _weight_parts(
     most = 0
     for c in range(len(chunks)):
         most = max(most, chunks[c, 1])
-    patch = np.zeros(pixels * most + 8, parts.dtype)
-    right = np.zeros(block[0] * block[1] * block[2] * min(wide, WIDE), parts.dtype)
+    patch = scratch(pixels * most + 8, zero(parts))
+    right = scratch(block[0] * block[1] * block[2] * min(wide, WIDE), zero(parts))
     panels, lines = (produce + WIDE - 1) // WIDE, np.empty(block[0] * block[1], np.int64)
     every = np.ones(block[1], np.uint8)
     for task in range(first, last):
@@ -355,7 +354,7 @@ def conv2d_backward_weight(problem: Problem, dout: np.ndarray, x: np.ndarray, dw
     weights = _weights(row, column, block.patch_w, reduce)
     tasks = groups * panels * len(weights.chunks)
     slices = max(1, min(-(-TASKS // tasks), block.blocks))
-    parts = np.zeros(slices * groups * wide * weights.depth, compute_dtype(dw))
+    parts = aligned(slices * groups * wide * weights.depth, compute_dtype(dw))
     work = images * row.length * column.length * groups * weights.depth * wide / SPEED
     parallel(
         _weight_parts, slices * tasks, threads, work, groups, slices, *span(x), x.shape[2:], numbers, used,

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from .._common.jit import compute_dtype, kernel
+from .._common.jit import compute_dtype, kernel, zero
 from .._common.tasks import parallel
 from .._common.tiles import clear, span, store_line, tile
-from .._common.vectors import lanes, load, store
+from .._common.vectors import lanes, load, scratch, store
 from ._numba_axes import Axis, block_of, copy_patch, place_of, repeated, store_masked
 
 #: Channels of a patch are filled up to a multiple of this, a register of float32.
@@ -51,7 +51,7 @@ def _correlate(
     masked, out, out_place, images, grid, corner, strides,
 ):  # fmt: skip
     wide, line = (block[2] + 7) // 8 * 8, block[11] * pitch
-    patch, sums = np.zeros(pixels * pitch, bias.dtype), np.empty(wide * pitch, bias.dtype)
+    patch, sums = scratch(pixels * pitch, zero(bias)), scratch(wide * pitch, zero(bias))
     column_step = out_place[4] * strides[1]
     dense = pitch == channels == column_step and out_place[2] == 1 and bias.size > channels and not masked
     for task in range(first, last):
@@ -144,8 +144,8 @@ def _weight_parts(
     images, grid, parts,
 ):  # fmt: skip
     """Adds to parts[slice][tap][channel]; a task is a slice of the blocks."""
-    patch = np.zeros(pixels * pitch, parts.dtype)
-    right = np.zeros(block[0] * block[1] * block[2] * pitch, parts.dtype)
+    patch = scratch(pixels * pitch, zero(parts))
+    right = scratch(block[0] * block[1] * block[2] * pitch, zero(parts))
     lines, every = np.empty(1, np.int64), np.ones(block[1], np.uint8)
     for part in range(first, last):
         for b in range(block[5] * part // slices, block[5] * (part + 1) // slices):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from .._common.jit import borrowing, compute_dtype, kernel, widen
+from .._common.jit import borrowing, compute_dtype, kernel, widen, zero
 from .._common.tasks import parallel
 from .._common.tiles import SPEED, WIDE, clear, copy_line, padded, panel_product, span, store_line, width_of
+from .._common.vectors import scratch
 from ..problem import Problem
 
 
@@ -30,8 +31,8 @@ def _blocks(first, last, size, blocks, a, a_place, b, b_place, bias, relu, out, 
     b_at, b_row, b_step = b_place
     out_at, out_row, out_step = out_place
     across = (n + nc - 1) // nc
-    left, right = np.zeros(mc * kc, bias.dtype), np.zeros(kc * WIDE, bias.dtype)
-    sums, start = np.empty(mc * nc, bias.dtype), np.zeros(1, np.int64)
+    left, right = scratch(mc * kc, zero(bias)), scratch(kc * WIDE, zero(bias))
+    sums, start = scratch(mc * nc, zero(bias)), np.zeros(1, np.int64)
     for t in range(first, last):
         m0, n0 = t // across * mc, t % across * nc
         rows, columns = min(mc, m - m0), min(nc, n - n0)
