@@ -117,21 +117,21 @@ def bits(a: np.ndarray) -> np.ndarray:
     return a.view(np.uint16 if a.dtype == np.float16 else np.int16)
 
 
-def _cast(source: Any, target: Any, llvm: Any) -> Callable[..., Any]:
+def bit_cast(source: Any, target: Any) -> Callable[..., Any]:
     """An intrinsic that reads the bits of a number of type ``source`` as one of ``target``."""
 
     @intrinsic
     def convert(context: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.bitcast(arguments[0], llvm)
+            return builder.bitcast(arguments[0], context.get_value_type(target))
 
         return target(source), generate
 
     return convert
 
 
-_float_of = _cast(types.uint32, types.float32, ir.FloatType())
-_word_of = _cast(types.float32, types.uint32, ir.IntType(32))
+_float_of = bit_cast(types.uint32, types.float32)
+_word_of = bit_cast(types.float32, types.uint32)
 
 
 @intrinsic
@@ -270,6 +270,9 @@ def _zero(a):  # type: ignore[no-untyped-def]
     return lambda a: np.float32(0)
 
 
+_SINGLE, _WIDE = np.dtype(np.float32), np.dtype(np.float64)
+
+
 def compute_dtype(a: np.ndarray) -> np.dtype[Any]:
     """The compute dtype of an array of a storage dtype."""
-    return np.dtype(np.float64) if a.dtype == np.float64 else np.dtype(np.float32)
+    return _WIDE if a.dtype == _WIDE else _SINGLE
