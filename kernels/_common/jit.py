@@ -96,6 +96,11 @@ def inline(function: Callable[..., Any]) -> Callable[..., Any]:
     return njit(**OPTIONS)(function)
 
 
+def spliced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Like :func:`inline`, but into Numba's own code: what LLVM finds too long to inline leaves a loop scalar."""
+    return njit(inline="always", **OPTIONS)(function)
+
+
 def borrowing(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that kernels call, without memory of its own: nothing is counted where it makes a view.
 

@@ -17,7 +17,7 @@ import os
 import platform
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -192,8 +192,8 @@ def parallel(function: Callable[..., Any], tasks: int, threads: int, nanoseconds
 
     ``nanoseconds`` is what all of it takes one thread, roughly.
     """
-    most = min(threads, tasks, int(nanoseconds // GRAIN) or 1)
-    workers = _take(most - 1) if most > 1 else []
+    most = 1 if nanoseconds < 2 * GRAIN else min(threads, tasks, int(nanoseconds // GRAIN))
+    workers = _take(most - 1) if most > 1 else None
     if not workers:
         function(0, tasks, *arguments)
         return
@@ -213,27 +213,24 @@ def parallel(function: Callable[..., Any], tasks: int, threads: int, nanoseconds
 # ---- shapes ---------------------------------------------------------------------------------------------------------
 
 
-def pieces(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+def pieces(*arrays: np.ndarray) -> list[tuple[np.ndarray, ...]]:
     """Arrays of one shape, for a kernel that goes through their elements: views of one dimension or of four.
 
     Where all lie dense and in the same order there is one piece with one contiguous dimension. Else each piece has four
     dimensions and any strides, and there are several where the arrays have more.
     """
-    first = arrays[0]
-    if first.size == 0:
-        return
+    if arrays[0].size == 0:
+        return []
     if not all(a.flags.c_contiguous for a in arrays):
-        order = sorted(range(first.ndim), key=lambda axis: (-abs(first.strides[axis]), axis))
+        strides = arrays[0].strides
+        order = sorted(range(len(strides)), key=lambda axis: (-abs(strides[axis]), axis))
         arrays = tuple([a.transpose(order) for a in arrays])
     if all(a.flags.c_contiguous for a in arrays):
-        yield tuple([a.ravel() for a in arrays])  # a list is a good deal faster than a generator
-        return
-    if first.ndim < 4:
-        yield tuple(a[(None,) * (4 - first.ndim)] for a in arrays)
-        return
-    outer = arrays[0].shape[: first.ndim - 4]
-    for index in np.ndindex(outer):
-        yield tuple(a[index] for a in arrays)
+        return [tuple([a.ravel() for a in arrays])]
+    shape = arrays[0].shape
+    if len(shape) < 4:
+        return [tuple([a[(None,) * (4 - len(shape))] for a in arrays])]
+    return [tuple([a[index] for a in arrays]) for index in np.ndindex(shape[:-4])]
 
 
 def elements(
@@ -250,9 +247,14 @@ def elements(
     (``streams``: see ``vectors.py``); ``grid(first, last, *first, *arrays)`` takes arrays of four dimensions, its tasks
     are pairs of indices of the first two. ``cost`` is the nanoseconds of an element.
     """
-    for views in pieces(*[bits(a) for a in arrays]):
+    flat = []  # the usual case without a look at strides: 1 microsecond less
+    for a in arrays:
+        if a.flags.c_contiguous:
+            flat.append(bits(a).ravel())
+    found = [flat] if len(flat) == len(arrays) else pieces(*[bits(a) for a in arrays])
+    for views in found:
         out = views[-1]
-        if out.ndim == 1:
-            parallel(line, out.size, threads, cost * out.size, streams(out, *views[:-1]), *first, *views)
-        else:
+        if out.ndim > 1:
             parallel(grid, out.shape[0] * out.shape[1], threads, cost * out.size, *first, *views)
+        elif out.size:
+            parallel(line, out.size, threads, cost * out.size, streams(out, *views[:-1]), *first, *views)

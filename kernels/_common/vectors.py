@@ -9,7 +9,7 @@ A kernel that goes through contiguous arrays looks like this, where ``streams`` 
 
     head, tail = whole_lines(first, last, streams, out)
     for at in range(head, tail, LANES):
-        _relu(at, one, x, x, out)
+        _relu(at, zero, x, None, out)
     for a, b in ((first, head), (tail, last)):
         ...  # the loop over x[a:b] and out[a:b]
     if streams:
@@ -37,11 +37,16 @@ _AHEAD = 5120
 _WORD, _LONG, _FLOAT, _DOUBLE = ir.IntType(32), ir.IntType(64), ir.FloatType(), ir.DoubleType()
 
 
+def _possible(names: set[str]) -> bool:
+    """Whether there are lines for these dtypes, as :func:`bits` gives them: one rounding, by the processor."""
+    return "int16" not in names and ("uint16" not in names or (HARDWARE_HALVES and "float64" not in names))
+
+
 def streams(out: np.ndarray, *inputs: np.ndarray) -> bool:
     """Whether contiguous arrays go line by line around the caches: where ``out`` is large, and no input's memory."""
     if out.nbytes < STREAM_BYTES:
         return False
-    if any(a.dtype == np.int16 or (a.dtype == np.uint16 and not HARDWARE_HALVES) for a in (out, *inputs)):
+    if not _possible({a.dtype.name for a in (out, *inputs)}):
         return False
     start = out.__array_interface__["data"][0]
     return start % out.itemsize == 0 and all(a.__array_interface__["data"][0] != start for a in inputs)
@@ -70,18 +75,23 @@ def _load(context: Any, builder: Any, array: Any, value: Any, at: Any, wide: Any
 def line(formula: Callable[..., Any]) -> Any:
     """An intrinsic ``f(at, number, a, b, out)``: out[at : at + 16] = formula(number, a, b) of the same elements.
 
-    ``formula`` is called with LLVM's builder and vectors. out[at] lies at a multiple of 64 bytes or of 16 elements.
+    ``formula`` is called with LLVM's builder, a vector of numbers, and those of a, and of b if it is not None. out[at]
+    lies at a multiple of 64 bytes or, in halves, of 32.
     """
 
     @intrinsic
     def store(context: Any, at: Any, number: Any, a: Any, b: Any, out: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
             at, number, *arrays = arguments
-            if types.int16 in (a.dtype, out.dtype):  # bfloat16 does not stream
+            given = [(t, v) for t, v in zip((a, b), arrays[:2], strict=True) if t != types.none]
+            names = {str(t.dtype) for t, _ in given} | {str(out.dtype)}
+            if not _possible(names):
                 return context.get_dummy_value()
-            wide = _DOUBLE if types.float64 in (a.dtype, out.dtype) else _FLOAT
+            wide = _DOUBLE if "float64" in names else _FLOAT
             vector = ir.VectorType(wide, LANES)
-            values = [_load(context, builder, t, v, at, wide) for t, v in zip((a, b), arrays[:2], strict=True)]
+            values = [_load(context, builder, t, v, at, wide) for t, v in given]
+            if number.type != wide:
+                number = builder.fptrunc(number, wide)
             one = builder.insert_element(ir.Constant(vector, ir.Undefined), number, _WORD(0))
             all_lanes = builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(_WORD, LANES), None))
             found = formula(builder, all_lanes, *values)

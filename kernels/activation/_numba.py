@@ -33,7 +33,7 @@ def _backward(function, dout, y, one):
     return dout * y * (one - y)
 
 
-def _relu(builder: Any, zero: Any, x: Any, _: Any) -> Any:
+def _relu(builder: Any, zero: Any, x: Any) -> Any:
     return builder.select(builder.fcmp_ordered("<=", x, zero), zero, x)
 
 
@@ -48,7 +48,7 @@ _relu_16, _relu_gradient_16 = line(_relu), line(_relu_gradient)
 def _forward_line(first, last, streams, function, one, x, out):
     head, tail = whole_lines(first, last, streams and function == RELU, out)
     for at in range(head, tail, LANES):
-        _relu_16(at, one - one, x, x, out)
+        _relu_16(at, one - one, x, None, out)
     for a, b in ((first, head), (tail, last)):
         source, target = x[a:b], out[a:b]
         if function == RELU:

@@ -6,14 +6,22 @@ import numpy as np
 
 from .._common.jit import kernel, narrow, round_to_odd, widen
 from .._common.tasks import elements
+from .._common.vectors import LANES, fence, line, whole_lines
 from ..problem import Problem
+
+_same_16 = line(lambda builder, zero, x: x)
 
 
 @kernel
-def _line(first, last, x, out):
-    x, out = x[first:last], out[first:last]
-    for i in range(out.size):
-        out[i] = narrow(round_to_odd(widen(x[i]), out), out)
+def _line(first, last, streams, x, out):
+    head, tail = whole_lines(first, last, streams, out)
+    for at in range(head, tail, LANES):
+        _same_16(at, 0.0, x, None, out)
+    for a, b in ((first, head), (tail, last)):
+        source, target = x[a:b], out[a:b]
+        for i in range(target.size):
+            target[i] = narrow(round_to_odd(widen(source[i]), out), out)
+    fence()
 
 
 @kernel

@@ -8,15 +8,23 @@ import numpy as np
 
 from .._common.jit import bits, kernel, narrow, widen
 from .._common.tasks import elements
+from .._common.vectors import LANES, fence, line, whole_lines
 from ..problem import Problem
 from .reference import concat_forward as _copy
 
+_sum_16 = line(lambda builder, zero, a, b: builder.fadd(a, b))
+
 
 @kernel
-def _add_line(first, last, a, b, out):
-    a, b, out = a[first:last], b[first:last], out[first:last]
-    for i in range(out.size):
-        out[i] = narrow(widen(a[i]) + widen(b[i]), out)
+def _add_line(first, last, streams, a, b, out):
+    head, tail = whole_lines(first, last, streams, out)
+    for at in range(head, tail, LANES):
+        _sum_16(at, 0.0, a, b, out)
+    for start, stop in ((first, head), (tail, last)):
+        left, right, target = a[start:stop], b[start:stop], out[start:stop]
+        for i in range(target.size):
+            target[i] = narrow(widen(left[i]) + widen(right[i]), out)
+    fence()
 
 
 @kernel
