@@ -1,9 +1,13 @@
-"""Lines around the caches, for large results of Numba kernels: the rule and the reasons are those of ``stream.h``.
+"""Vectors in Numba kernels: sums that stay in registers, and lines around the caches.
 
-LLVM makes vectors of plain loops, but no such stores. So a kernel has, beside its loop, an intrinsic that does 16
-elements at once, which :func:`line` makes of a formula in LLVM's terms. Both give the same bits: a formula here rounds
-each of its operations. (relu from and to memory, 51 MB each, one thread: 2.5 ms plainly, 1.9 around the caches, 1.8
-with the input fetched ahead. Blocks worked out in a buffer and copied from there: 4 ms.)
+LLVM makes vectors of plain loops, but keeps no sixteen sums of an array in registers, and takes no maximum that passes
+over NaN: :class:`Lanes` are for those.
+
+Large results are stored around the caches; the rule and the reasons are those of ``stream.h``. LLVM makes no such
+stores. So a kernel has, beside its loop, an intrinsic that does 16 elements at once, which :func:`line` makes of a
+formula in LLVM's terms. Both give the same bits: a formula here rounds each of its operations. (relu from and to
+memory, 51 MB each, one thread: 2.5 ms plainly, 1.9 around the caches, 1.8 with the input fetched ahead. Blocks worked
+out in a buffer and copied from there: 4 ms.)
 
 A kernel that goes through contiguous arrays looks like this, where ``streams`` is what :func:`streams` says::
 
@@ -23,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import extending, types
 from numba.np.arrayobj import make_array
 
 from .jit import HARDWARE_HALVES, borrowing, intrinsic
@@ -138,3 +142,68 @@ def whole_lines(first, last, streams, out):
         return last, last
     head = min(last, first + (64 - _misplaced(out, first)) % 64 // out.itemsize)
     return head, head + (last - head) // LANES * LANES
+
+
+# ---- sixteen numbers in registers -----------------------------------------------------------------------------------
+
+
+class Lanes(types.Type):
+    """The type of 16 numbers in one or two vector registers, for variables of kernels."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype = dtype
+        super().__init__(f"Lanes({dtype})")
+
+
+def _vector(dtype: Any) -> Any:
+    return ir.VectorType(_DOUBLE if dtype == types.float64 else _FLOAT, LANES)
+
+
+@extending.register_model(Lanes)
+class _LanesModel(extending.models.PrimitiveModel):
+    def __init__(self, manager: Any, lanes: Any) -> None:
+        super().__init__(manager, lanes, _vector(lanes.dtype))
+
+
+@intrinsic
+def lanes_load(context: Any, a: Any, at: Any) -> Any:
+    """a[at : at + 16] of an array of float32 or float64."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = builder.bitcast(_element(context, builder, a, *arguments), _vector(a.dtype).as_pointer())
+        return builder.load(place, align=a.dtype.bitwidth // 8)
+
+    return Lanes(a.dtype)(a, types.intp), generate
+
+
+@intrinsic
+def lanes_store(context: Any, a: Any, value: Any) -> Any:
+    """a[:16] = value."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _element(context, builder, a, arguments[0], _LONG(0))
+        place = builder.bitcast(place, _vector(a.dtype).as_pointer())
+        builder.store(arguments[1], place, align=a.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.none(a, value), generate
+
+
+@intrinsic
+def lanes_add(context: Any, a: Any, b: Any) -> Any:
+    """a + b."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fadd(*arguments)
+
+    return a(a, b), generate
+
+
+@intrinsic
+def lanes_larger(context: Any, a: Any, b: Any) -> Any:
+    """a where it is larger than b, else b: NaN in a is passed over."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.select(builder.fcmp_ordered(">", *arguments), *arguments)
+
+    return a(a, b), generate
