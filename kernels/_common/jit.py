@@ -109,6 +109,23 @@ def borrowing(function: Callable[..., Any]) -> Callable[..., Any]:
     return njit(_nrt=False, **OPTIONS)(function)
 
 
+@intrinsic
+def multiply_add(context: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c, in one FMA where the processor has it.
+
+    For a * b + d * e: which of the two products becomes part of an FMA may differ between the vectors of a loop and its
+    scalar rest, and so the bits with the cut of the tasks.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = arguments[0].type
+        name = "llvm.fmuladd.f64" if number == ir.DoubleType() else "llvm.fmuladd.f32"
+        form = ir.FunctionType(number, [number] * 3)
+        return builder.call(builder.module.globals.get(name) or ir.Function(builder.module, form, name), arguments)
+
+    return a(a, a, a), generate
+
+
 # ---- halves ---------------------------------------------------------------------------------------------------------
 
 #: Whether the processor converts float16 itself. (Without, LLVM calls a function that no library here has.)

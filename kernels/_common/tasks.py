@@ -29,7 +29,7 @@ from .jit import bits, intrinsic, kernel
 from .vectors import streams
 
 #: Nanoseconds of work that are worth another thread.
-GRAIN = 25_000
+GRAIN = 15_000
 #: Looks at a flag before a thread goes to sleep; one takes 30 ns, most of it the pause.
 SPINS = 2000
 #: Pauses before a thread that has seen a job asks for the GIL. Its caller needs a microsecond to let go of it, and who

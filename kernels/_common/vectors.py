@@ -16,8 +16,7 @@ A kernel that goes through contiguous arrays looks like this, where ``streams`` 
         _relu(at, zero, x, None, out)
     for a, b in ((first, head), (tail, last)):
         ...  # the loop over x[a:b] and out[a:b]
-    if streams:
-        fence()
+    fence()
 """
 
 from __future__ import annotations

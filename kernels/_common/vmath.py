@@ -45,7 +45,8 @@ def _functions(
 ) -> tuple[Callable[..., Any], ...]:
     """exp, tanh and sigmoid of one type. ``high`` and ``low`` are the parts of ln(2)."""
     to_word, from_word = bit_cast(real, whole), bit_cast(whole, real)
-    T, U = (np.float32, np.uint32) if real == types.float32 else (np.float64, np.uint64)
+    T: Any = np.float32 if real == types.float32 else np.float64
+    U: Any = np.uint32 if real == types.float32 else np.uint64
     least, most, tanh_is_one = map(T, ends)
     log2_e, ln2_high, ln2_low = T(float.fromhex("0x1.71547652b82fep+0")), *(T(float.fromhex(s)) for s in (high, low))
     shift, one, two, none = T(1.5 * 2.0**mantissa + 2 * bias), T(1), T(2), T(0)

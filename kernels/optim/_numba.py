@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.np.arrayobj import make_array, populate_array
 
-from .._common.jit import inline, intrinsic, kernel
+from .._common.jit import inline, intrinsic, kernel, multiply_add
 from .._common.tasks import parallel, pieces
 from ..problem import Problem
 from .reference import adam_rate
@@ -126,14 +126,14 @@ def _sgd(rate, p, g):
 def _one_state(rule, n, p, g, s):
     """The parameter and its state after a step."""
     if rule == MOMENTUM:
-        s = n[1] * s - n[0] * g
+        s = multiply_add(n[1], s, -n[0] * g)
         return p + s, s
     if rule == NESTEROV:
-        return p + n[2] * s - n[3] * g, n[1] * s - n[0] * g
+        return p + n[2] * s - n[3] * g, multiply_add(n[1], s, -n[0] * g)
     if rule == ADAGRAD:
         s = s + g * g
     else:
-        s = n[1] * s + n[2] * g * g
+        s = multiply_add(n[1], s, n[2] * g * g)
     return p - n[0] * g / (math.sqrt(s) + n[3]), s
 
 
