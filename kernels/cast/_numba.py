@@ -35,4 +35,4 @@ def _grid(first, last, x, out):
 
 def cast_forward(problem: Problem, x: np.ndarray, out: np.ndarray, threads: int) -> None:
     """out = x in the dtype of out, rounded to nearest even once."""
-    elements(_line, _grid, 0.4, threads, (), x, out)
+    elements(_line, _grid, 0.2, threads, (), x, out)

@@ -101,4 +101,4 @@ def dropout_mask(problem: Problem, state: np.ndarray, out: np.ndarray, threads: 
 def dropout_forward(problem: Problem, x: np.ndarray, mask: np.ndarray, out: np.ndarray, threads: int) -> None:
     """out = x * (mask * scale)."""
     scale = compute_dtype(x).type(problem.attr("scale"))
-    elements(_line, _grid, 0.4, threads, (scale,), x, mask if mask.dtype == _BYTE else mask.view(_BYTE), out)
+    elements(_line, _grid, 0.15, threads, (scale,), x, mask if mask.dtype == _BYTE else mask.view(_BYTE), out)

@@ -42,7 +42,7 @@ def _add_grid(first, last, a, b, out):
 
 def add_forward(problem: Problem, a: np.ndarray, b: np.ndarray, out: np.ndarray, threads: int) -> None:
     """out = a + b."""
-    elements(_add_line, _add_grid, 0.4, threads, (), a, b, out)
+    elements(_add_line, _add_grid, 0.2, threads, (), a, b, out)
 
 
 _same_16 = line(lambda builder, zero, x: x)

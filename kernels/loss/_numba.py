@@ -229,23 +229,23 @@ def _entropy_gradient(first, last, probabilities, labels, scale, dx):
 
 def softmax_forward(problem: Problem, x: np.ndarray, out: np.ndarray, threads: int) -> None:
     """out = exp(x - max) / sum(exp(x - max)) along the last axis."""
-    parallel(_softmax, len(x), threads, 1.0 * x.size, bits(x), bits(out))
+    parallel(_softmax, len(x), threads, 0.5 * x.size, bits(x), bits(out))
 
 
 def softmax_backward(problem: Problem, dout: np.ndarray, y: np.ndarray, dx: np.ndarray, threads: int) -> None:
     """dx = y * (dout - sum(dout * y))."""
-    parallel(_softmax_gradient, len(dx), threads, 0.5 * dx.size, *map(bits, (dout, y, dx)))
+    parallel(_softmax_gradient, len(dx), threads, 0.3 * dx.size, *map(bits, (dout, y, dx)))
 
 
 def softmax_cross_entropy_forward(
     problem: Problem, x: np.ndarray, labels: np.ndarray, losses: np.ndarray, probabilities: np.ndarray, threads: int
 ) -> None:
     """losses = log(sum(exp(x - max))) - (x[label] - max); probabilities = softmax(x)."""
-    parallel(_entropy, len(x), threads, 1.0 * x.size, bits(x), labels, losses, probabilities)
+    parallel(_entropy, len(x), threads, 0.5 * x.size, bits(x), labels, losses, probabilities)
 
 
 def softmax_cross_entropy_backward(
     problem: Problem, probabilities: np.ndarray, labels: np.ndarray, scale: np.ndarray, dx: np.ndarray, threads: int
 ) -> None:
     """dx = (probabilities - one_hot(labels)) * scale."""
-    parallel(_entropy_gradient, len(dx), threads, 0.3 * dx.size, probabilities, labels, scale.ravel(), bits(dx))
+    parallel(_entropy_gradient, len(dx), threads, 0.1 * dx.size, probabilities, labels, scale.ravel(), bits(dx))

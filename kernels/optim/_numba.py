@@ -25,7 +25,7 @@ from .reference import adam_rate
 Arrays = Sequence[np.ndarray]
 SGD, MOMENTUM, NESTEROV, ADAGRAD, RMSPROP, ADAM = range(6)
 #: Nanoseconds of an element on one thread.
-_COST = (0.3, 0.4, 0.4, 0.6, 0.6, 0.8)
+_COST = (0.15, 0.2, 0.25, 0.4, 0.4, 0.4)
 
 # ---- arrays of one call -------------------------------------------------------------------------------------------
 
