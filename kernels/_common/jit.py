@@ -13,8 +13,8 @@ constants come in as arguments of the compute dtype: a float32 and an int make a
 A loop over a slice is vectorised, one that begins at ``first`` is not: an index might be negative, and count from the
 end (100,000 elements: 6 against 47 microseconds).
 
-No fastmath but contraction: a product and the sum that it goes into may become one FMA, as in the compiled kernels. A sum
-of two products takes :func:`multiply_add`.
+No fastmath but contraction: a product and the sum that it goes into may become one FMA, as in the compiled kernels. A
+sum of two products takes :func:`multiply_add`.
 """
 
 from __future__ import annotations

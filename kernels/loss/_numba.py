@@ -43,6 +43,18 @@ def _source_of(x, row):
     return copy
 
 
+def _together(x):
+    """Whether rows of x go through exp together: short ones, and copies, which are there already. (Only in kernels.)"""
+    raise NotImplementedError("_together is for kernels")
+
+
+@overload(_together, inline="always")
+def _together_of(x):
+    if _is_plain(x):
+        return lambda x: x.shape[1] < _LONG
+    return lambda x: True
+
+
 def _flat(out, buffer):
     """Where probabilities are worked out: in ``out`` as one line, or in ``buffer``. (Only in kernels.)"""
     raise NotImplementedError("_flat is for kernels")
@@ -166,12 +178,12 @@ def _forward(x, out, flat, lanes, labels, losses, start, rows):
         if labels is not None:
             label = labels[start + i]
             losses[start + i] = source[label] - most if 0 <= label < classes else np.nan
-        if classes < _LONG:
+        if _together(x):
             for j in range(row.size):
                 row[j] = source[j] - most
         else:
             _exp_less(source, most, row)
-    if classes < _LONG:  # rows too short for a loop of their own over exp
+    if _together(x):
         _exp_in_place(block)
     for i in range(rows):
         row = block[i * classes : (i + 1) * classes]
