@@ -14,7 +14,7 @@ from ..problem import Problem
 from .reference import concat_forward as _copy
 
 #: Bytes of a run that are worth the way around the caches.
-LEAST_RUN = 4096
+LEAST_RUN = 64
 
 _sum_16 = line(lambda builder, zero, a, b: builder.fadd(a, b))
 
