@@ -26,7 +26,7 @@ from numba import types
 from numba.np.arrayobj import make_array
 
 from .jit import bits, intrinsic, kernel
-from .vectors import streams
+from .streaming import streams
 
 #: Nanoseconds of work that are worth another thread.
 GRAIN = 15_000
@@ -244,7 +244,7 @@ def elements(
     """A kernel that goes through arrays of one shape, of which the last one is written.
 
     ``line(first, last, streams, *first, *arrays)`` takes contiguous arrays of one dimension, its tasks are elements
-    (``streams``: see ``vectors.py``); ``grid(first, last, *first, *arrays)`` takes arrays of four dimensions, its tasks
+    (``streams``: see ``streaming.py``); ``grid(first, last, *first, *arrays)`` takes arrays of four dimensions, its tasks
     are pairs of indices of the first two. ``cost`` is the nanoseconds of an element.
     """
     flat = []  # the usual case without a look at strides: 1 microsecond less

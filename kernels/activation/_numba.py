@@ -8,7 +8,7 @@ import numpy as np
 
 from .._common.jit import compute_dtype, inline, kernel, narrow, widen
 from .._common.tasks import elements
-from .._common.vectors import LANES, fence, line, whole_lines
+from .._common.streaming import LANES, fence, line, whole_lines
 from .._common.vmath import sigmoid, tanh
 from ..problem import Problem
 

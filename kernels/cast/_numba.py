@@ -6,7 +6,7 @@ import numpy as np
 
 from .._common.jit import kernel, narrow, round_to_odd, widen
 from .._common.tasks import elements
-from .._common.vectors import LANES, fence, line, whole_lines
+from .._common.streaming import LANES, fence, line, whole_lines
 from ..problem import Problem
 
 _same_16 = line(lambda builder, zero, x: x)

@@ -9,7 +9,7 @@ import numpy as np
 
 from .._common.jit import bits, kernel, narrow, widen
 from .._common.tasks import elements, parallel
-from .._common.vectors import LANES, fence, line, streams, whole_lines
+from .._common.streaming import LANES, fence, line, streams, whole_lines
 from ..problem import Problem
 from .reference import concat_forward as _copy
 

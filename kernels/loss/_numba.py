@@ -10,7 +10,7 @@ from numba.extending import overload
 
 from .._common.jit import bits, borrowing, kernel, narrow, widen, zero
 from .._common.tasks import parallel
-from .._common.vectors import LANES, lanes_add, lanes_larger, lanes_load, lanes_store
+from .._common.streaming import LANES, lanes_add, lanes_larger, lanes_load, lanes_store
 from .._common.vmath import exp
 from ..problem import Problem
 from . import BLOCK
