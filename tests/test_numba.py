@@ -13,13 +13,14 @@ import pytest
 
 import fastdl
 from fastdl import functional as F
+from fastdl import optim
 from fastdl.kernels import registry
 
 pytestmark = pytest.mark.skipif(bool(registry.numba_missing()), reason="Numba is not installed")
 if not registry.numba_missing():
     import numba
 
-    from fastdl.kernels._common import jit
+    from fastdl.kernels._common import jit, tasks, vectors
     from fastdl.kernels._common.tasks import parallel
 
     @numba.njit
@@ -215,6 +216,51 @@ def test_elements_of_any_shape_and_order(shape, rng):
     with fastdl.use_backend("numba"):
         for x in views:
             np.testing.assert_array_equal(F.relu(x), np.maximum(x, 0))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize(("size", "start"), [(1, 0), (17, 3), (5000, 0), (5003, 1), (5003, 7)])
+def test_stores_around_the_caches_change_nothing(size, start, dtype, rng, monkeypatch):
+    """Wherever the memory begins, on several threads; what lies beside stays as it is."""
+    monkeypatch.setattr(vectors, "STREAM_BYTES", 0)
+    monkeypatch.setattr(tasks, "GRAIN", 1)
+    x, y = (rng.standard_normal(size + start).astype(dtype)[start:] for _ in range(2))
+    x[::3], x[1::5], y[2::7] = 0, np.nan, -np.inf
+    mask = rng.integers(0, 2, size).astype(np.uint8)
+    calls = [
+        lambda out: F.relu(x, out=out),
+        lambda out: F.relu_backward(x, y, out=out),
+        lambda out: F.add(x, y, out=out),
+        lambda out: F.dropout(x, mask, 2.0, out=out),
+        lambda out: F.concat([x[: size // 2], x[size // 2 :]], axis=0, out=out),
+    ]
+    for call in calls:
+        found = {}
+        for backend in ("numba", "numpy"):
+            memory = np.full(size + start + 20, 77, dtype)
+            with fastdl.use_backend(backend), fastdl.threads(3), np.errstate(all="ignore"):
+                call(memory[start : start + size])
+            found[backend] = memory
+        np.testing.assert_array_equal(found["numba"], found["numpy"])
+
+
+@pytest.mark.parametrize("op", ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"])
+def test_the_bits_of_a_step_do_not_depend_on_the_threads(op, rng, monkeypatch):
+    """Nor on where tasks are cut: of a * b + c * d the same product goes into an FMA everywhere."""
+    monkeypatch.setattr(tasks, "GRAIN", 1)
+    names = {"sgd": "SGD", "adagrad": "AdaGrad", "rmsprop": "RMSprop"}
+    start = {i: rng.standard_normal(shape).astype(np.float32) for i, shape in enumerate([(301,), (7, 41), ()])}
+    start[3] = rng.standard_normal((20, 30)).astype(np.float32).T[::2]
+    grads = {i: rng.standard_normal(p.shape).astype(np.float32) for i, p in start.items()}
+    found = []
+    for threads in (1, 2, 5, 7):
+        params = {i: p.copy() for i, p in start.items()}
+        optimizer = getattr(optim, names.get(op, op.capitalize()))(lr=0.1)
+        with fastdl.use_backend("numba"), fastdl.threads(threads):
+            for _ in range(3):
+                optimizer.update(params, grads)
+        found.append(b"".join(p.tobytes() for p in params.values()))
+    assert len(set(found)) == 1
 
 
 def test_importing_fastdl_does_not_import_numba():

@@ -1,8 +1,9 @@
-"""vmath.h: the error bounds that its opening comment states, and what IEEE 754 recommends for special values."""
+"""vmath.h, and vmath.py for Numba: the error bounds that vmath.h states, and IEEE 754's special values."""
 
 from __future__ import annotations
 
 import importlib
+import math
 
 import numpy as np
 import pytest
@@ -10,8 +11,28 @@ import pytest
 from fastdl.kernels import registry
 from vmath_bounds import ULPS, ulps
 
-LEVELS = registry.available_levels()
-pytestmark = pytest.mark.skipif(not LEVELS, reason="the compiled kernels were not built")
+LEVELS = (*registry.available_levels(), *([] if registry.numba_missing() else ["numba"]))
+pytestmark = pytest.mark.skipif(not LEVELS, reason="the compiled kernels were not built, and Numba is not installed")
+if not registry.numba_missing():
+    from fastdl.kernels._common import jit
+    from fastdl.kernels._common import vmath as functions
+
+    @jit.njit(**jit.OPTIONS)
+    def in_numba(name, x, out):
+        if name == "exp":
+            for i in range(x.size):
+                out[i] = functions.exp(x[i])
+        elif name == "tanh":
+            for i in range(x.size):
+                out[i] = functions.tanh(x[i])
+        elif name == "sigmoid":
+            for i in range(x.size):
+                out[i] = functions.sigmoid(x[i])
+        else:  # the C library's
+            for i in range(x.size):
+                out[i] = math.log(x[i])
+
+
 NAMES = ("exp", "log", "tanh", "sigmoid")
 DTYPES = {"f32": np.dtype(np.float32), "f64": np.dtype(np.float64)}
 WIDER = {"f32": np.float64, "f64": np.longdouble}
@@ -19,8 +40,11 @@ WIDER = {"f32": np.float64, "f64": np.longdouble}
 OWN = {"f32": 0.001, "f64": 0.01 if np.finfo(np.longdouble).nmant > 60 else 1.0}
 
 
-def vmath(name, x, isa):
-    out = np.full_like(x, 77)
+def vmath(name, x, isa, out=None):
+    out = np.full_like(x, 77) if out is None else out
+    if isa == "numba":
+        in_numba(name, x, out)
+        return out
     importlib.import_module(f"fastdl.kernels.activation._cython_{isa}").vmath(name, x, out)
     return out
 
@@ -137,7 +161,7 @@ def test_every_length(suffix, isa):
         x = rng.uniform(0.01, 5, n + 1).astype(DTYPES[suffix])
         for name in NAMES:
             out = np.full(n + 1, 77, x.dtype)
-            importlib.import_module(f"fastdl.kernels.activation._cython_{isa}").vmath(name, x[:n], out[:n])
+            vmath(name, x[:n], isa, out[:n])
             assert out[n] == 77
             error = ulps(out[:n], exact(name, x[:n].astype(WIDER[suffix])))
             assert np.all(error <= ULPS[name, suffix] + OWN[suffix])

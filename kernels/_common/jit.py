@@ -13,7 +13,8 @@ constants come in as arguments of the compute dtype: a float32 and an int make a
 A loop over a slice is vectorised, one that begins at ``first`` is not: an index might be negative, and count from the
 end (100,000 elements: 6 against 47 microseconds).
 
-No fastmath but contraction: a product and the sum that it goes into may become one FMA, as in the compiled kernels.
+No fastmath but contraction: a product and the sum that it goes into may become one FMA, as in the compiled kernels. A
+sum of two products takes :func:`multiply_add`.
 """
 
 from __future__ import annotations
@@ -96,12 +97,34 @@ def inline(function: Callable[..., Any]) -> Callable[..., Any]:
     return njit(**OPTIONS)(function)
 
 
+def spliced(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Like :func:`inline`, but into Numba's own code: what LLVM finds too long to inline leaves a loop scalar."""
+    return njit(inline="always", **OPTIONS)(function)
+
+
 def borrowing(function: Callable[..., Any]) -> Callable[..., Any]:
     """A function that kernels call, without memory of its own: nothing is counted where it makes a view.
 
     (Where a function makes views in branches Numba counts references to their memory, with atomics: 20 ns a call.)
     """
     return njit(_nrt=False, **OPTIONS)(function)
+
+
+@intrinsic
+def multiply_add(context: Any, a: Any, b: Any, c: Any) -> Any:
+    """a * b + c, in one FMA where the processor has it.
+
+    For a * b + d * e: which of the two products becomes part of an FMA may differ between the vectors of a loop and its
+    scalar rest, and so the bits with the cut of the tasks.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = arguments[0].type
+        name = "llvm.fmuladd.f64" if number == ir.DoubleType() else "llvm.fmuladd.f32"
+        form = ir.FunctionType(number, [number] * 3)
+        return builder.call(builder.module.globals.get(name) or ir.Function(builder.module, form, name), arguments)
+
+    return a(a, a, a), generate
 
 
 # ---- halves ---------------------------------------------------------------------------------------------------------
@@ -117,21 +140,21 @@ def bits(a: np.ndarray) -> np.ndarray:
     return a.view(np.uint16 if a.dtype == np.float16 else np.int16)
 
 
-def _cast(source: Any, target: Any, llvm: Any) -> Callable[..., Any]:
+def bit_cast(source: Any, target: Any) -> Callable[..., Any]:
     """An intrinsic that reads the bits of a number of type ``source`` as one of ``target``."""
 
     @intrinsic
     def convert(context: Any, value: Any) -> Any:
         def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-            return builder.bitcast(arguments[0], llvm)
+            return builder.bitcast(arguments[0], context.get_value_type(target))
 
         return target(source), generate
 
     return convert
 
 
-_float_of = _cast(types.uint32, types.float32, ir.FloatType())
-_word_of = _cast(types.float32, types.uint32, ir.IntType(32))
+_float_of = bit_cast(types.uint32, types.float32)
+_word_of = bit_cast(types.float32, types.uint32)
 
 
 @intrinsic
@@ -270,6 +293,9 @@ def _zero(a):  # type: ignore[no-untyped-def]
     return lambda a: np.float32(0)
 
 
+_SINGLE, _WIDE = np.dtype(np.float32), np.dtype(np.float64)
+
+
 def compute_dtype(a: np.ndarray) -> np.dtype[Any]:
     """The compute dtype of an array of a storage dtype."""
-    return np.dtype(np.float64) if a.dtype == np.float64 else np.dtype(np.float32)
+    return _WIDE if a.dtype == _WIDE else _SINGLE

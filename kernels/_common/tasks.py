@@ -5,8 +5,8 @@ child after ``fork`` starts its own. (Of Numba's threading layers "workqueue" di
 TBB is one more library.) A caller takes the threads that are idle and does the rest itself: the bits are the same.
 
 After its job a thread watches for the next one for some 60 microseconds, the gap between two layers, and then sleeps;
-a caller watches for the end likewise. A job costs 7 microseconds then (see ``_next``), 60 where the thread has to be
-woken (with concurrent.futures: 70, and see ``Worker.start``).
+a caller watches for the end likewise. A job costs 7 microseconds then, and 60 where the thread has to be woken (with
+concurrent.futures: 70, and see ``Worker.start``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import platform
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,15 +26,17 @@ from numba import types
 from numba.np.arrayobj import make_array
 
 from .jit import bits, intrinsic, kernel
+from .streaming import streams
 
 #: Nanoseconds of work that are worth another thread.
-GRAIN = 25_000
+GRAIN = 15_000
 #: Looks at a flag before a thread goes to sleep; one takes 30 ns, most of it the pause.
 SPINS = 2000
-#: Pauses from the flag of a new job to its start, while the sender calls its own kernel.
-LATE = 100
 #: Nanoseconds by which a worker begins after its caller.
 BEHIND = 7_000
+#: Pauses before a thread that has seen a job asks for the GIL. Its caller needs a microsecond to let go of it, and who
+#: has to wait for it is sent to sleep: two threads cost 7 microseconds with this rest and 11 without.
+REST = 40
 
 # ---- flags ----------------------------------------------------------------------------------------------------------
 
@@ -47,6 +49,18 @@ def _look(context: Any, flag: Any) -> Any:
         return builder.load_atomic(make_array(flag)(context, builder, arguments[0]).data, "acquire", 8)
 
     return types.int64(flag), generate
+
+
+@intrinsic
+def _tell(context: Any, flag: Any) -> Any:
+    """flag[0] = 1, after whatever was written before."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = make_array(flag)(context, builder, arguments[0]).data
+        builder.store_atomic(ir.Constant(ir.IntType(64), 1), place, "release", 8)
+        return context.get_dummy_value()
+
+    return types.none(flag), generate
 
 
 @intrinsic
@@ -73,21 +87,12 @@ def _watch(flag: Any, seen: int, spins: int) -> bool:
 
 
 @kernel
-def _next(over: Any, flag: Any, seen: int, spins: int, late: int) -> bool:
-    """For a worker: says that its job is over, then watches for the next one, and goes for it so many looks later.
-
-    Whoever sees a flag needs the GIL at once, which the other side has if it set the flag in Python: a thread that
-    waits for the GIL sleeps, and wakes up 10 to 20 microseconds later. So the end is said here, without the GIL, and a
-    new job begins when its sender is in its own kernel.
-    """
-    over[0] = 1
-    for _ in range(spins):
-        if _look(flag) != seen:
-            for _ in range(late):
-                _pause()
-            return True
-        _pause()
-    return False
+def _tell_and_watch(over: Any, flag: Any, seen: int, spins: int, rest: int) -> None:
+    """Sets over[0], waits until flag[0] became another number than ``seen``, and a little longer."""
+    _tell(over)
+    if _watch(flag, seen, spins):
+        for _ in range(rest):
+            _pause()
 
 
 # ---- threads --------------------------------------------------------------------------------------------------------
@@ -99,8 +104,8 @@ class Job:
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         self.function, self.arguments = function, arguments
         self.error: BaseException | None = None
-        self.over, self._ended = np.zeros(1, np.int64), threading.Lock()
-        self._ended.acquire()
+        self.over, self.ended = np.zeros(1, np.int64), threading.Lock()
+        self.ended.acquire()
 
     def run(self) -> None:
         """In the other thread."""
@@ -109,14 +114,10 @@ class Job:
         except BaseException as error:
             self.error = error
 
-    def end(self) -> None:
-        """In the other thread, when it is free for the next job; ``over`` is set after that."""
-        self._ended.release()
-
     def wait(self) -> None:
         """In the caller: until the job is over."""
         if not _watch(self.over, 0, SPINS):
-            self._ended.acquire()
+            self.ended.acquire()
 
 
 try:
@@ -154,12 +155,12 @@ class Worker:
     def _work(self) -> None:
         over = np.zeros(1, np.int64)
         for seen in itertools.count():
-            _next(over, self._sent, seen, SPINS, LATE)
+            _tell_and_watch(over, self._sent, seen, SPINS, REST)
             job = self._jobs.get()
             job.run()
-            over = job.over
             _idle.append(self)
-            job.end()
+            over = job.over  # told without the GIL: its caller would ask for it, and be sent to sleep
+            job.ended.release()
             del job  # and the arrays
 
 
@@ -193,8 +194,8 @@ def parallel(function: Callable[..., Any], tasks: int, threads: int, nanoseconds
 
     ``nanoseconds`` is what all of it takes one thread, roughly.
     """
-    most = min(threads, tasks, int(nanoseconds // GRAIN) or 1)
-    workers = _take(most - 1) if most > 1 else []
+    most = 1 if nanoseconds < 2 * GRAIN else min(threads, tasks, int(nanoseconds // GRAIN))
+    workers = _take(most - 1) if most > 1 else None
     if not workers:
         function(0, tasks, *arguments)
         return
@@ -217,26 +218,24 @@ def parallel(function: Callable[..., Any], tasks: int, threads: int, nanoseconds
 # ---- shapes ---------------------------------------------------------------------------------------------------------
 
 
-def pieces(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+def pieces(*arrays: np.ndarray) -> list[tuple[np.ndarray, ...]]:
     """Arrays of one shape, for a kernel that goes through their elements: views of one dimension or of four.
 
     Where all lie dense and in the same order there is one piece with one contiguous dimension. Else each piece has four
     dimensions and any strides, and there are several where the arrays have more.
     """
-    first = arrays[0]
-    if first.size == 0:
-        return
-    order = sorted(range(first.ndim), key=lambda axis: (-abs(first.strides[axis]), axis))
-    turned = [a.transpose(order) for a in arrays]
-    if all(a.flags.c_contiguous for a in turned):
-        yield tuple(a.reshape(-1) for a in turned)
-        return
-    if first.ndim < 4:
-        yield tuple(a[(None,) * (4 - first.ndim)] for a in turned)
-        return
-    outer = turned[0].shape[: first.ndim - 4]
-    for index in np.ndindex(outer):
-        yield tuple(a[index] for a in turned)
+    if arrays[0].size == 0:
+        return []
+    if not all(a.flags.c_contiguous for a in arrays):
+        strides = arrays[0].strides
+        order = sorted(range(len(strides)), key=lambda axis: (-abs(strides[axis]), axis))
+        arrays = tuple([a.transpose(order) for a in arrays])
+    if all(a.flags.c_contiguous for a in arrays):
+        return [tuple([a.ravel() for a in arrays])]
+    shape = arrays[0].shape
+    if len(shape) < 4:
+        return [tuple([a[(None,) * (4 - len(shape))] for a in arrays])]
+    return [tuple([a[index] for a in arrays]) for index in np.ndindex(shape[:-4])]
 
 
 def elements(
@@ -249,12 +248,18 @@ def elements(
 ) -> None:
     """A kernel that goes through arrays of one shape, of which the last one is written.
 
-    ``line(first, last, *first, *arrays)`` takes contiguous arrays of one dimension, its tasks are elements; ``grid``
-    takes arrays of four dimensions, its tasks are pairs of indices of the first two. ``cost`` is the nanoseconds of an
-    element.
+    ``line(first, last, streams, *first, *arrays)`` takes contiguous arrays of one dimension, its tasks are elements
+    (``streams``: see ``streaming.py``); ``grid(first, last, *first, *arrays)`` takes arrays of four dimensions, its
+    tasks are pairs of indices of the first two. ``cost`` is the nanoseconds of an element.
     """
-    for views in pieces(*map(bits, arrays)):
+    flat = []  # the usual case without a look at strides: 1 microsecond less
+    for a in arrays:
+        if a.flags.c_contiguous:
+            flat.append(bits(a).ravel())
+    found = [flat] if len(flat) == len(arrays) else pieces(*[bits(a) for a in arrays])
+    for views in found:
         out = views[-1]
-        flat = out.ndim == 1
-        tasks = out.size if flat else out.shape[0] * out.shape[1]
-        parallel(line if flat else grid, tasks, threads, cost * out.size, *first, *views)
+        if out.ndim > 1:
+            parallel(grid, out.shape[0] * out.shape[1], threads, cost * out.size, *first, *views)
+        elif out.size:
+            parallel(line, out.size, threads, cost * out.size, streams(out, *views[:-1]), *first, *views)

@@ -5,15 +5,23 @@ from __future__ import annotations
 import numpy as np
 
 from .._common.jit import kernel, narrow, round_to_odd, widen
+from .._common.streaming import LANES, fence, line, whole_lines
 from .._common.tasks import elements
 from ..problem import Problem
 
+_same_16 = line(lambda builder, zero, x: x)
+
 
 @kernel
-def _line(first, last, x, out):
-    x, out = x[first:last], out[first:last]
-    for i in range(out.size):
-        out[i] = narrow(round_to_odd(widen(x[i]), out), out)
+def _line(first, last, streams, x, out):
+    head, tail = whole_lines(first, last, streams, out)
+    for at in range(head, tail, LANES):
+        _same_16(at, 0.0, x, None, out)
+    for a, b in ((first, head), (tail, last)):
+        source, target = x[a:b], out[a:b]
+        for i in range(target.size):
+            target[i] = narrow(round_to_odd(widen(source[i]), out), out)
+    fence()
 
 
 @kernel
@@ -27,4 +35,4 @@ def _grid(first, last, x, out):
 
 def cast_forward(problem: Problem, x: np.ndarray, out: np.ndarray, threads: int) -> None:
     """out = x in the dtype of out, rounded to nearest even once."""
-    elements(_line, _grid, 0.4, threads, (), x, out)
+    elements(_line, _grid, 0.2, threads, (), x, out)

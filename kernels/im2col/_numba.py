@@ -12,6 +12,9 @@ from .._common.tasks import parallel
 from ..problem import Problem
 from .reference import _grid
 
+#: col2im treats fewer channels one by one.
+FEW = 12
+
 
 @functools.lru_cache(512)
 def windows(size: int, count: int, taps: int, stride: int, before: int, dilation: int) -> np.ndarray:
@@ -91,6 +94,27 @@ def _col2im(first, last, rows, columns, grid, taps, step_h, step_w, col, out):
                 out[n, h, w, c] = narrow(total[c], out)
 
 
+@kernel
+def _col2im_few(first, last, rows, shape, grid, taps, step_h, axis, col, out):
+    """For few channels: one of them at a time, the pixels of a row side by side."""
+    (height, width), (stride, left, dilation) = shape, axis
+    total, step = np.full(width, zero(out)), taps[0] * taps[1]
+    for task in range(first, last):
+        n, h = divmod(task, height)
+        oh0, kh0, high = rows[h]
+        for c in range(out.shape[3]):
+            total[:] = zero(out)
+            for i in range(high - 1, -1, -1):
+                row = (n * grid[0] + oh0 + i * step_h[0]) * grid[1]
+                for kw in range(taps[1]):
+                    k = np.uintp(c * step + (kh0 - i * step_h[1]) * taps[1] + kw)
+                    shift = kw * dilation - left  # a window's pixel under this tap
+                    for ow in range(max(0, -(shift // stride)), min(grid[1], -((shift - width) // stride))):
+                        total[np.uintp(ow * stride + shift)] += widen(col[np.uintp(row + ow), k])
+            for w in range(width):
+                out[n, h, w, c] = narrow(total[w], out)
+
+
 def im2col_forward(problem: Problem, x: np.ndarray, out: np.ndarray, threads: int) -> None:
     """out[(n, oh, ow), (c, kh, kw)] = x[n, c, h, w], 0 in the padding."""
     if out.size == 0:
@@ -112,13 +136,21 @@ def col2im_forward(problem: Problem, col: np.ndarray, out: np.ndarray, threads: 
     """out[n, c, h, w] = sum of col over the windows and taps that stand on (h, w)."""
     if out.size == 0:
         return
-    n, _, h, w = out.shape
+    n, c, h, w = out.shape
     (oh, ow), (kh, kw) = _grid(problem), problem.attr("kernel")
     (stride_h, stride_w), (top, _, left, _), dilation = problem.stride, problem.pads, problem.dilation
     rows = covers(h, oh, kh, stride_h, top, dilation[0])
     columns = covers(w, ow, kw, stride_w, left, dilation[1])
     step_h, step_w = steps(stride_h, dilation[0]), steps(stride_w, dilation[1])
+    cost, turned = 1.0 * col.size + out.size, bits(out).transpose(0, 2, 3, 1)
+    if c < FEW:
+        axis = stride_w, left, dilation[1]
+        parallel(
+            _col2im_few, n * h, threads, cost,
+            rows, (h, w), (oh, ow), (kh, kw), step_h, axis, bits(col), turned,
+        )  # fmt: skip
+        return
     parallel(
-        _col2im, n * h, threads, 1.0 * col.size + out.size,
-        rows, columns, (oh, ow), (kh, kw), step_h, step_w, bits(col), bits(out).transpose(0, 2, 3, 1),
+        _col2im, n * h, threads, cost,
+        rows, columns, (oh, ow), (kh, kw), step_h, step_w, bits(col), turned,
     )  # fmt: skip
