@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(bool(registry.numba_missing()), reason="Numba is
 if not registry.numba_missing():
     import numba
 
-    from fastdl.kernels._common import jit, tasks, vectors
+    from fastdl.kernels._common import jit, streaming, tasks
     from fastdl.kernels._common.tasks import parallel
 
     @numba.njit
@@ -222,7 +222,7 @@ def test_elements_of_any_shape_and_order(shape, rng):
 @pytest.mark.parametrize(("size", "start"), [(1, 0), (17, 3), (5000, 0), (5003, 1), (5003, 7)])
 def test_stores_around_the_caches_change_nothing(size, start, dtype, rng, monkeypatch):
     """Wherever the memory begins, on several threads; what lies beside stays as it is."""
-    monkeypatch.setattr(vectors, "STREAM_BYTES", 0)
+    monkeypatch.setattr(streaming, "STREAM_BYTES", 0)
     monkeypatch.setattr(tasks, "GRAIN", 1)
     x, y = (rng.standard_normal(size + start).astype(dtype)[start:] for _ in range(2))
     x[::3], x[1::5], y[2::7] = 0, np.nan, -np.inf

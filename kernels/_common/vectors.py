@@ -60,7 +60,7 @@ def _register(a: Any) -> Vector:
     return Vector(dtype, REGISTER * 8 // dtype.bitwidth)
 
 
-def _address(context: Any, builder: Any, array: Any, value: Any, at: Any, target: Any) -> Any:
+def _address(context: Any, builder: Any, array: Any, target: Any, value: Any, at: Any) -> Any:
     return builder.bitcast(builder.gep(make_array(array)(context, builder, value).data, [at]), target.as_pointer())
 
 
@@ -134,7 +134,7 @@ def load(context: Any, a: Any, at: Any) -> Any:
     stored = wide.of(a.dtype)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _address(context, builder, a, *arguments, stored.llvm)
+        place = _address(context, builder, a, stored.llvm, *arguments)
         return _widened(context, builder, builder.load(place, align=a.dtype.bitwidth // 8), stored, wide)
 
     return wide(a, types.intp), generate
@@ -147,7 +147,7 @@ def store(context: Any, a: Any, at: Any, value: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         number = _narrowed(context, builder, arguments[2], value, stored)
-        place = _address(context, builder, a, *arguments[:2], stored.llvm)
+        place = _address(context, builder, a, stored.llvm, *arguments[:2])
         builder.store(number, place, align=a.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
@@ -159,7 +159,7 @@ def stream(context: Any, a: Any, at: Any, value: Any) -> Any:
     """The same around the caches, of the compute dtype: a[at] must be aligned to a register. See ``fence``."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _address(context, builder, a, *arguments[:2], value.llvm)
+        place = _address(context, builder, a, value.llvm, *arguments[:2])
         word = builder.store(arguments[2], place, align=REGISTER)
         word.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
         return context.get_dummy_value()
@@ -224,7 +224,7 @@ def load_words(context: Any, a: Any, words: Any, at: Any) -> Any:
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         stored = wide.of(words.dtype).llvm
-        value = builder.load(_address(context, builder, words, *arguments[1:], stored), align=words.dtype.bitwidth // 8)
+        value = builder.load(_address(context, builder, words, stored, *arguments[1:]), align=words.dtype.bitwidth // 8)
         return value if stored == wide.llvm else builder.zext(value, wide.llvm)
 
     return wide(a, words, types.intp), generate
@@ -248,7 +248,7 @@ def store_words(context: Any, words: Any, at: Any, value: Any) -> Any:
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         stored = value.of(words.dtype).llvm
         number = arguments[2] if stored == value.llvm else builder.trunc(arguments[2], stored)
-        place = _address(context, builder, words, *arguments[:2], stored)
+        place = _address(context, builder, words, stored, *arguments[:2])
         builder.store(number, place, align=words.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
