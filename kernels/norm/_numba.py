@@ -17,8 +17,7 @@ from .._common.vectors import REGISTER
 from ..problem import Problem
 from ._numba_grids import WIDTH, gradient_grid, gradients_grid, map_grid, moments_grid
 from ._numba_layout import as_grids, as_lines
-from ._numba_response import local_response_norm_backward as local_response_norm_backward
-from ._numba_response import local_response_norm_forward as local_response_norm_forward
+from ._numba_response import respond
 from ._numba_rows import add, gradient_rows, gradients_rows, map_rows, merge, moments_rows, repeat
 from .plan import batch_norm_plan
 
@@ -191,3 +190,15 @@ def batch_norm_backward(
     parameters = np.empty((4, gamma.size * _span(x.size, gamma.size)), mean.dtype)
     _slopes(problem.attr("eps"), rows, sums, gamma, mean, var, bits(dgamma), bits(dbeta), parameters)
     _map(gradient_rows, gradient_grid, threads, parameters, lines, dout, x, dx)
+
+
+def local_response_norm_forward(problem: Problem, x: np.ndarray, out: np.ndarray, threads: int) -> None:
+    """out = x * s ** -beta."""
+    respond(problem, False, threads, x, x, out)
+
+
+def local_response_norm_backward(
+    problem: Problem, dout: np.ndarray, x: np.ndarray, dx: np.ndarray, threads: int
+) -> None:
+    """dx = dout * s ** -beta - 2 * alpha * beta / size * x * (sum of dout * x * s ** (-beta - 1) over who saw x)."""
+    respond(problem, True, threads, dout, x, dx)

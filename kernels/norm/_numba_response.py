@@ -89,7 +89,8 @@ def _response(first, last, backward, together, pixels, before, after, k, factor,
                 out[a, b, np.uintp(q), w] = narrow(v, out)
 
 
-def _respond(problem: Problem, backward: bool, threads: int, *arrays: np.ndarray) -> None:
+def respond(problem: Problem, backward: bool, threads: int, *arrays: np.ndarray) -> None:
+    """Either direction: dout (in forward x), x and what is written."""
     x = arrays[1]
     if x.size == 0:
         return
@@ -110,15 +111,3 @@ def _respond(problem: Problem, backward: bool, threads: int, *arrays: np.ndarray
     cost = (6.0 if beta == 0.75 else 15.0) * x.size
     parallel(_response, tasks, threads, cost, backward, lines is not None, pixels, before, after,
              *(compute.type(v) for v in numbers), *views)  # fmt: skip
-
-
-def local_response_norm_forward(problem: Problem, x: np.ndarray, out: np.ndarray, threads: int) -> None:
-    """out = x * s ** -beta."""
-    _respond(problem, False, threads, x, x, out)
-
-
-def local_response_norm_backward(
-    problem: Problem, dout: np.ndarray, x: np.ndarray, dx: np.ndarray, threads: int
-) -> None:
-    """dx = dout * s ** -beta - 2 * alpha * beta / size * x * (sum of dout * x * s ** (-beta - 1) over who saw x)."""
-    _respond(problem, True, threads, dout, x, dx)
