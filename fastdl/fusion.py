@@ -36,6 +36,7 @@ from .layers import (
     LocalResponseNormalization,
     Pooling,
     Relu,
+    Relu6,
     Sigmoid,
     Tanh,
 )
@@ -48,6 +49,7 @@ _CLASSES = (
     LocalResponseNormalization,
     Pooling,
     Relu,
+    Relu6,
     Sigmoid,
     Tanh,
 )  # none of them hands its input on or writes into it

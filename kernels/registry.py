@@ -164,6 +164,7 @@ TABLE: tuple[Row, ...] = tuple(
               workspace=_lazy(".norm:workspace")),
         _rows("norm", "local_response_norm", "forward backward", "rows", workspace=_lazy(".norm:workspace")),
         _rows("activation", "relu", "forward backward", "elementwise"),
+        _rows("activation", "relu6", "forward backward", "elementwise"),
         _rows("activation", "sigmoid", "forward backward", "elementwise"),
         _rows("activation", "tanh", "forward backward", "elementwise"),
         _rows("join", "add", "forward", "elementwise"),

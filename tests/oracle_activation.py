@@ -15,6 +15,14 @@ def relu_gradient(dout: float, y: float) -> float:
     return dout if y > 0 or math.isnan(y) else 0.0
 
 
+def relu6(x: float) -> float:
+    return x if math.isnan(x) else min(relu(x), 6.0)
+
+
+def relu6_gradient(dout: float, y: float) -> float:
+    return 0.0 if y <= 0 or y >= 6 else dout
+
+
 def sigmoid(x: float) -> float:
     """By tanh(x / 2) near 0, elsewhere by an exponential that does not overflow."""
     if math.isnan(x):

@@ -1,4 +1,4 @@
-"""relu, sigmoid, tanh: values, special values, layouts, calls in place, threads."""
+"""relu, relu6, sigmoid, tanh: values, special values, layouts, calls in place, threads."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ pytestmark = pytest.mark.filterwarnings("ignore:.* encountered in:RuntimeWarning
 
 LEVELS = registry.available_levels()
 compiled = pytest.mark.skipif(not LEVELS, reason="the compiled kernels were not built")
-OPS = ("relu", "sigmoid", "tanh")
+OPS = ("relu", "relu6", "sigmoid", "tanh")
 DTYPES = {name: np.dtype(name) for name in ("float32", "float64", "float16")} | {
     "bfloat16": np.dtype(ml_dtypes.bfloat16)
 }
 EVERY_ROW = [(op, direction, name) for op in OPS for direction in ("forward", "backward") for name in DTYPES]
 every_row = pytest.mark.parametrize("op, direction, name", EVERY_ROW)
 every_level = pytest.mark.parametrize("isa", LEVELS)
-assert len(EVERY_ROW) == 24
+assert len(EVERY_ROW) == 32
 
 
 def kernel(op, direction, shape, name, backend, isa, orders=()):
@@ -64,7 +64,8 @@ def inputs(op, direction, shape, dtype, rng, scale=3.0):
     x = rng.standard_normal(shape) * scale
     if direction == "forward":
         return [np.asarray(x).astype(dtype)]
-    y = {"relu": np.maximum(x, 0), "sigmoid": 1 / (1 + np.exp(-x)), "tanh": np.tanh(x)}[op]
+    outputs = {"relu": np.maximum(x, 0), "relu6": np.clip(2 * x, 0, 6)}
+    y = outputs.get(op, 1 / (1 + np.exp(-x)) if op == "sigmoid" else np.tanh(x))
     return [np.asarray(rng.standard_normal(shape)).astype(dtype), np.asarray(y).astype(dtype)]
 
 
@@ -73,7 +74,7 @@ def tolerance(op, direction, arrays, want):
     name = arrays[0].dtype.name
     compute = "float64" if name == "float64" else "float32"
     u, eta = U[compute], ETA[compute]
-    if op == "relu":
+    if op in ("relu", "relu6"):
         return np.zeros_like(want)
     if direction == "forward":
         error = relative(op, compute) * np.abs(want) + eta
@@ -159,7 +160,7 @@ def test_layouts(op, direction, name, isa):
             assert_close(op, direction, got, arrays)
             first = got if first is None else first
             # The last bit may differ between the vector loop and what is left over of it.
-            assert op != "relu" or np.array_equal(bits(got), bits(first))
+            assert op not in ("relu", "relu6") or np.array_equal(bits(got), bits(first))
         mixed = call(op, direction, arrays, "cython", isa, layouts.backwards, layouts.channels_last)
         assert_close(op, direction, mixed, arrays)
 

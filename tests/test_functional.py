@@ -307,6 +307,7 @@ def test_local_response_norm(backend, rng):
 
 ACTIVATIONS = {
     "relu": (F.relu, F.relu_backward, lambda x: np.where(x <= 0, 0, x)),
+    "relu6": (F.relu6, F.relu6_backward, lambda x: np.clip(x, 0, 6)),
     "sigmoid": (F.sigmoid, F.sigmoid_backward, lambda x: 1 / (1 + np.exp(-x))),
     "tanh": (F.tanh, F.tanh_backward, np.tanh),
 }

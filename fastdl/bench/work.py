@@ -164,6 +164,7 @@ _COUNTS: dict[str, Callable[[Problem], Work]] = {
     "batch_norm": _batch_norm,
     "local_response_norm": _local_response_norm,
     "relu": _elementwise(1, 1),
+    "relu6": _elementwise(2, 2),
     "sigmoid": _elementwise(4, 3),
     "tanh": _elementwise(1, 3),
     "add": _add,

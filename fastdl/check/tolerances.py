@@ -431,6 +431,7 @@ _BOUNDS: dict[str, Callable[[Call], dict[str, Error]]] = {
     "batch_norm": _batch_norm,
     "local_response_norm": _local_response_norm,
     "relu": _exact,
+    "relu6": _exact,
     "sigmoid": _sigmoid,
     "tanh": _tanh,
     "add": _exact,  # one rounding, and float64 is wide enough that rounding twice changes nothing

@@ -75,6 +75,21 @@ def relu_backward(dout: ArrayLike, y: ArrayLike, *, out: Array | None = None) ->
     return _backward("relu", dout, y, out)
 
 
+def relu6(x: ArrayLike, *, out: Array | None = None) -> Array:
+    """0 where x <= 0, 6 where x >= 6, else x, so that NaN passes. Returns x's shape, dtype and memory order; ``out``
+    may be x."""
+    return _forward("relu6", x, out)
+
+
+def relu6_backward(dout: ArrayLike, y: ArrayLike, *, out: Array | None = None) -> Array:
+    """The gradient of ``sum(relu6(x) * dout)`` by x from ``y = relu6(x)``: dout where x was between 0 and 6 or NaN,
+    else 0 (at 0 and at 6 too).
+
+    Returns y's shape, dtype and memory order; ``out`` may be dout or y.
+    """
+    return _backward("relu6", dout, y, out)
+
+
 def sigmoid(x: ArrayLike, *, out: Array | None = None) -> Array:
     """``1 / (1 + exp(-x))`` without overflow. Returns x's shape, dtype and memory order; ``out`` may be x."""
     return _forward("sigmoid", x, out)

@@ -4,7 +4,7 @@ Every layer has ``forward(x)`` and ``backward(dout)``. Arrays of images have the
 memory order and pass channels-last memory on.
 """
 
-from .activation import Relu, Sigmoid, Tanh
+from .activation import Relu, Relu6, Sigmoid, Tanh
 from .base import Layer
 from .conv import Convolution
 from .dense import Affine
@@ -23,6 +23,7 @@ __all__ = [
     "LocalResponseNormalization",
     "Pooling",
     "Relu",
+    "Relu6",
     "Sigmoid",
     "SoftmaxWithLoss",
     "Tanh",

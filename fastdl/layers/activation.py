@@ -1,4 +1,4 @@
-"""Relu, Sigmoid, Tanh: one function for every element."""
+"""Relu, Relu6, Sigmoid, Tanh: one function for every element."""
 
 from __future__ import annotations
 
@@ -38,6 +38,28 @@ class Relu(Layer):
     def mask(self) -> np.ndarray | None:
         """Where the last input was <= 0 (bool; worked out from the output, which is 0 exactly there)."""
         return None if self.out is None else self.out <= 0
+
+
+class Relu6(Layer):
+    """min(max(x, 0), 6) for x of any shape; NaN passes. ``out`` is the last output.
+
+    The activation of MobileNets (Howard et al. 2017; Sandler et al. 2018), which keeps halves in range.
+    """
+
+    activations = ("out",)
+
+    def __init__(self) -> None:
+        self.out: np.ndarray | None = None
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """A new array of the shape and dtype of ``x``."""
+        out = F.relu6(x)
+        self.out = None if backend.is_inference() else out
+        return out
+
+    def backward(self, dout: np.ndarray) -> np.ndarray:
+        """``dout`` where the input was between 0 and 6, else 0: a new array."""
+        return F.relu6_backward(dout, self._kept(self.out))
 
 
 class Sigmoid(Layer):

@@ -5,7 +5,8 @@ include "kernel.pxi"
 cdef extern from "activation.h":
     ctypedef struct activation:
         pass
-    const activation RELU_FORWARD, RELU_BACKWARD, SIGMOID_FORWARD, SIGMOID_BACKWARD, TANH_FORWARD, TANH_BACKWARD
+    const activation RELU_FORWARD, RELU_BACKWARD, RELU6_FORWARD, RELU6_BACKWARD
+    const activation SIGMOID_FORWARD, SIGMOID_BACKWARD, TANH_FORWARD, TANH_BACKWARD
     const activation EXP, LOG
     int activation_run(const activation *a, const fd_tensor *const *t, int operands, int threads) nogil
 
@@ -43,6 +44,16 @@ def relu_forward(problem, x, out, int threads):
 def relu_backward(problem, dout, y, dx, int threads):
     """dx = 0 where y <= 0, else dout."""
     backward(&RELU_BACKWARD, dout, y, dx, threads)
+
+
+def relu6_forward(problem, x, out, int threads):
+    """out = 0 where x <= 0, 6 where x >= 6, else x."""
+    forward(&RELU6_FORWARD, x, out, threads)
+
+
+def relu6_backward(problem, dout, y, dx, int threads):
+    """dx = 0 where y <= 0 or y >= 6, else dout."""
+    backward(&RELU6_BACKWARD, dout, y, dx, threads)
 
 
 def sigmoid_forward(problem, x, out, int threads):

@@ -23,6 +23,8 @@ typedef struct {
 
 static const activation RELU_FORWARD = {relu_forward_f32, relu_forward_f64, 0.2};
 static const activation RELU_BACKWARD = {relu_backward_f32, relu_backward_f64, 0.3};
+static const activation RELU6_FORWARD = {relu6_forward_f32, relu6_forward_f64, 0.2};
+static const activation RELU6_BACKWARD = {relu6_backward_f32, relu6_backward_f64, 0.3};
 static const activation SIGMOID_FORWARD = {sigmoid_forward_f32, sigmoid_forward_f64, 1.0};
 static const activation SIGMOID_BACKWARD = {sigmoid_backward_f32, sigmoid_backward_f64, 0.3};
 static const activation TANH_FORWARD = {tanh_forward_f32, tanh_forward_f64, 1.0};

@@ -3,6 +3,9 @@
 static inline T FD_CAT(relu_value, SFX)(T x) { return x <= 0 ? 0 : x; }
 static inline T FD_CAT(relu_gradient, SFX)(T dout, T y) { return y <= 0 ? 0 : dout; }
 
+static inline T FD_CAT(relu6_value, SFX)(T x) { return x <= 0 ? 0 : x >= 6 ? 6 : x; }
+static inline T FD_CAT(relu6_gradient, SFX)(T dout, T y) { return y <= 0 || y >= 6 ? 0 : dout; }
+
 static inline T FD_CAT(sigmoid_value, SFX)(T x) { return FD_CAT(fd_sigmoid, SFX)(x); }
 static inline T FD_CAT(sigmoid_gradient, SFX)(T dout, T y) { return dout * y * (1 - y); }
 
@@ -21,6 +24,7 @@ static inline T FD_CAT(log_value, SFX)(T x) { return FD_CAT(fd_log, SFX)(x); }
         for (ptrdiff_t i = 0; i < n; i++) out[i] = FD_CAT(op##_value, SFX)(x[i]);                                 \
     }
 FORWARD(relu)
+FORWARD(relu6)
 FORWARD(sigmoid)
 FORWARD(tanh)
 FORWARD(exp)
@@ -35,6 +39,7 @@ FORWARD(log)
         for (ptrdiff_t i = 0; i < n; i++) dx[i] = FD_CAT(op##_gradient, SFX)(dout[i], y[i]);                      \
     }
 BACKWARD(relu)
+BACKWARD(relu6)
 BACKWARD(sigmoid)
 BACKWARD(tanh)
 #undef BACKWARD

@@ -17,6 +17,17 @@ def relu_backward(problem: Problem, dout: np.ndarray, y: np.ndarray, dx: np.ndar
     dx[...] = np.where(y <= 0, dout.dtype.type(0), dout)
 
 
+def relu6_forward(problem: Problem, x: np.ndarray, out: np.ndarray, threads: int) -> None:
+    """out = 0 where x <= 0, 6 where x >= 6, else x."""
+    six = x.dtype.type(6)
+    out[...] = np.where(x <= 0, x.dtype.type(0), np.where(x >= six, six, x))
+
+
+def relu6_backward(problem: Problem, dout: np.ndarray, y: np.ndarray, dx: np.ndarray, threads: int) -> None:
+    """dx = 0 where y <= 0 or y >= 6, else dout."""
+    dx[...] = np.where((y <= 0) | (y >= y.dtype.type(6)), dout.dtype.type(0), dout)
+
+
 def sigmoid_forward(problem: Problem, x: np.ndarray, out: np.ndarray, threads: int) -> None:
     """out = 1 / (1 + exp(-x)), or what is the same, exp(x) / (1 + exp(x)): the one that does not overflow."""
     x = x.astype(problem.compute)

@@ -146,6 +146,7 @@ SPECS: dict[str, Spec] = {
         local_axes, local_norm, ("size=2x31x30,channels=65,order=nhwc,out_order=nhwc", "size=2x31x30,channels=33")
     ),
     "relu": Spec(elementwise_axes, activation, _MANY, signed=True),
+    "relu6": Spec(elementwise_axes, activation, _MANY, signed=True),
     "sigmoid": Spec(elementwise_axes, activation, _MANY),
     "tanh": Spec(elementwise_axes, activation, _MANY),
     "add": Spec(elementwise_axes, add, _MANY, signed=True),

@@ -28,7 +28,7 @@ def _in_place(arguments: tuple[Operand, ...], alias: str) -> tuple[Operand, ...]
 
 
 def activation(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
-    """A case of relu, sigmoid or tanh."""
+    """A case of an activation."""
     shape = numbers(a["shape"])
     fill = {"normal": "normal:1", "large": "normal:30"}.get(a["values"], "special:1")
     p = problem((shape,))
@@ -36,7 +36,7 @@ def activation(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made
         forward = make.input("x", shape, fill, a["order"]), make.output("out", shape, a["out_order"])
         return p, _in_place(forward, a["alias"]), ("x",)
     # y is a value that the forward pass can give
-    y = {"relu": "natural:3", "sigmoid": "unit", "tanh": "signed_unit"}[p.op]
+    y = {"relu": "natural:3", "relu6": "natural:7", "sigmoid": "unit", "tanh": "signed_unit"}[p.op]
     arguments = (
         make.input("dout", shape, fill.replace("special", "gentle"), a["order"]),
         make.input("y", shape, y),
