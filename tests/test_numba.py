@@ -244,6 +244,24 @@ def test_stores_around_the_caches_change_nothing(size, start, dtype, rng, monkey
         np.testing.assert_array_equal(found["numba"], found["numpy"])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+@pytest.mark.parametrize(("channels", "groups"), [((5, 32), 1), ((32, 128), 1), ((24, 20), 4), ((32, 32), 32)])
+def test_convolutions_around_the_caches_change_nothing(channels, groups, dtype, rng, monkeypatch):
+    from fastdl.kernels.conv import _numba as conv
+
+    x = rng.standard_normal((2, 9, 13, channels[0])).astype(dtype).transpose(0, 3, 1, 2)
+    w = rng.standard_normal((channels[1], channels[0] // groups, 3, 3)).astype(dtype)
+    b = rng.standard_normal(channels[1]).astype(dtype)
+    found = []
+    for least in (1 << 40, 0):
+        monkeypatch.setattr(conv, "STREAM_BYTES", least)
+        with fastdl.use_backend("numba"), fastdl.threads(2):
+            y = F.conv2d(x, w, b, pad=1, groups=groups)
+            found.append((y, F.conv2d_backward(y, x, w, pad=1, groups=groups, need=("x",))[0]))
+    for plain, around in zip(*found, strict=True):
+        np.testing.assert_array_equal(around, plain)
+
+
 @pytest.mark.parametrize("op", ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"])
 def test_the_bits_of_a_step_do_not_depend_on_the_threads(op, rng, monkeypatch):
     """Nor on where tasks are cut: of a * b + c * d the same product goes into an FMA everywhere."""

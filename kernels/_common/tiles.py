@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
 from .jit import OPTIONS, bits, borrowing, inline, narrow, njit, widen, zero
-from .vectors import REGISTER, every, lanes, load, store
+from .vectors import REGISTER, choose, every, lanes, load, misaligned, store, stream
 
 #: Columns of a panel; the last one may have a half or a quarter of them.
 WIDE = 64
@@ -234,8 +234,16 @@ def clear(to, to_at, n):
 
 
 @borrowing
-def store_line(sums, at, bias, bias_at, n, relu, line, line_at, step):
-    """f(sums + bias) to n elements of an array, rounded."""
+def store_line(sums, at, bias, bias_at, n, relu, line, line_at, step, around):
+    """f(sums + bias) to n elements of an array, rounded; ``around`` the caches, where whole registers lie right."""
+    if around and step == 1 and n % lanes(sums) == 0 and misaligned(line, line_at) == 0:
+        nothing = every(sums, zero(sums))
+        for i in range(0, n, lanes(sums)):
+            value = load(sums, at + i) + load(bias, bias_at + i)
+            if relu:
+                value = choose(value <= nothing, nothing, value)
+            stream(line, line_at + i, value)
+        return
     source, added, none = sums[at : at + n], bias[bias_at : bias_at + n], zero(sums)
     if step == 1:
         target = line[line_at : line_at + n]

@@ -16,9 +16,10 @@ from typing import NamedTuple
 import numpy as np
 
 from .._common.jit import compute_dtype, kernel, narrow, widen, zero
+from .._common.streaming import STREAM_BYTES
 from .._common.tasks import parallel
 from .._common.tiles import SPEED, WIDE, aligned, clear, padded, panel_product, span, store_line, width_of
-from .._common.vectors import scratch
+from .._common.vectors import fence, scratch
 from ..pool._numba import max_pool2d_forward
 from ..problem import Problem
 from . import _numba_depthwise as depthwise
@@ -102,7 +103,7 @@ def _pack(first, last, w, w_place, produce, wide, taps, rows, depth, packed):
 @kernel
 def _positions(
     first, last, groups, parts, x, x_place, image, block, used, pixels, starts, chunks, depth, packed, produce, reduce,
-    wide, bias, relu, mask, mask_place, masked, out, out_place, images, grid, corner, strides,
+    wide, bias, relu, mask, mask_place, masked, out, out_place, around, images, grid, corner, strides,
 ):  # fmt: skip
     """f(sums) of blocks of output positions: those at corner + strides * q, q in the grid. ``parts`` tasks, each with
     some of the panels, to a block."""
@@ -136,7 +137,7 @@ def _positions(
                     y, z = corner[0] + (i + r) * strides[0], corner[1] + j * strides[1]
                     to = out_place[0] + (n + m) * out_place[1] + k0 * out_place[2] + y * out_place[3] + z * out_place[4]
                     if dense:
-                        store_line(sums, at, bias, 0, columns * width, relu, out, to, 1)
+                        store_line(sums, at, bias, 0, columns * width, relu, out, to, 1, around)
                         continue
                     if masked:
                         seen = mask_place[0] + (n + m) * mask_place[1] + k0 * mask_place[2] + y * mask_place[3]
@@ -149,8 +150,18 @@ def _positions(
                         continue
                     for q in range(columns):
                         store_line(
-                            sums, at + q * width, bias, k0, channels, relu, out, to + q * column_step, out_place[2]
+                            sums,
+                            at + q * width,
+                            bias,
+                            k0,
+                            channels,
+                            relu,
+                            out,
+                            to + q * column_step,
+                            out_place[2],
+                            around,
                         )
+    fence()
 
 
 def _run(
@@ -167,6 +178,7 @@ def _run(
     source, place = span(x)
     target, out_place = span(out, True)
     seen, seen_place = span(masks[0] if masks else out)
+    around = out.nbytes >= STREAM_BYTES and out.dtype == compute
     relu, alone = problem.epilogue == "bias_relu", (produce, reduce) == (1, 1)
     if groups == 1 and produce == wide <= WIDE:  # a row of outputs is one line
         added = repeated(added)
@@ -175,8 +187,8 @@ def _run(
         for column in columns:
             block, numbers, used, _ = block_of(row, column, images, groups * reduce, min(wide, WIDE))
             where = (
-                added, relu, seen, seen_place, mask is not None, target, out_place, images, (row.length, column.length),
-                (row.start, column.start), (row.step, column.step),
+                added, relu, seen, seen_place, mask is not None, target, out_place, around, images,
+                (row.length, column.length), (row.start, column.start), (row.step, column.step),
             )  # fmt: skip
             if alone:
                 depthwise.correlate(row, column, source, place, x.shape, w, threads, *where)

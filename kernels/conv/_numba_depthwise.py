@@ -9,7 +9,7 @@ import numpy as np
 from .._common.jit import compute_dtype, kernel, zero
 from .._common.tasks import parallel
 from .._common.tiles import clear, span, store_line, tile
-from .._common.vectors import lanes, load, scratch, store
+from .._common.vectors import fence, lanes, load, scratch, store
 from ._numba_axes import Axis, block_of, copy_patch, place_of, repeated, store_masked
 
 #: Channels of a patch are filled up to a multiple of this, a register of float32.
@@ -48,7 +48,7 @@ def _tile_8x1(taps, starts, patch, at, row, w, w_at, w_step, c, c_at):
 @kernel
 def _correlate(
     first, last, x, x_place, image, block, used, pixels, starts, w, channels, pitch, bias, relu, mask, mask_place,
-    masked, out, out_place, images, grid, corner, strides,
+    masked, out, out_place, around, images, grid, corner, strides,
 ):  # fmt: skip
     wide, line = (block[2] + 7) // 8 * 8, block[11] * pitch
     patch, sums = scratch(pixels * pitch, zero(bias)), scratch(wide * pitch, zero(bias))
@@ -70,7 +70,7 @@ def _correlate(
                 y, z = corner[0] + (i + r) * strides[0], corner[1] + j * strides[1]
                 to = out_place[0] + (n + m) * out_place[1] + y * out_place[3] + z * out_place[4]
                 if dense:
-                    store_line(sums, 0, bias, 0, columns * channels, relu, out, to, 1)
+                    store_line(sums, 0, bias, 0, columns * channels, relu, out, to, 1, around)
                 elif masked:
                     seen = mask_place[0] + (n + m) * mask_place[1] + y * mask_place[3] + z * mask_place[4]
                     for q in range(columns):
@@ -80,7 +80,10 @@ def _correlate(
                         )  # fmt: skip
                 else:
                     for q in range(columns):
-                        store_line(sums, q * pitch, bias, 0, channels, relu, out, to + q * column_step, out_place[2])
+                        store_line(
+                            sums, q * pitch, bias, 0, channels, relu, out, to + q * column_step, out_place[2], around
+                        )
+    fence()
 
 
 def correlate(

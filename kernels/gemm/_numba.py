@@ -63,7 +63,7 @@ def _blocks(first, last, size, blocks, a, a_place, b, b_place, bias, relu, out, 
             width = width_of(many)
             for i in range(rows):
                 at = out_at + (m0 + i) * out_row + (n0 + j0) * out_step
-                store_line(sums, j0 * mc + i * width, bias, n0 + j0, many, relu, out, at, out_step)
+                store_line(sums, j0 * mc + i * width, bias, n0 + j0, many, relu, out, at, out_step, False)
 
 
 def gemm_forward(
