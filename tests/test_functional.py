@@ -261,7 +261,7 @@ def test_global_avg_pool2d(backend, dtype, rng):
 # ---- normalisation --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("shape", [(5, 3), (4, 3, 5), (2, 3, 4, 5)])
+@pytest.mark.parametrize("shape", [(5, 3), (4, 3, 5), (2, 3, 4, 5), (2, 3, 2, 2, 3)])
 def test_batch_norm(backend, rng, shape):
     x, gamma, beta, dout = rng.normal(size=shape), rng.normal(size=3), rng.normal(size=3), rng.normal(size=shape)
     axes = (0, *range(2, len(shape)))
@@ -288,6 +288,21 @@ def test_batch_norm_dtypes(backend, dtype, rng):
     dx, dgamma, dbeta = F.batch_norm_backward(x, x, gamma, mean, var)
     assert (dx.dtype, dgamma.dtype, dbeta.dtype) == (dtype, np.float64, np.float64)
     assert F.batch_norm_backward(x, x, gamma.astype(np.float32), mean, var)[1].dtype == np.float32
+
+
+def test_norms_of_images_with_other_axes(backend, rng):
+    """(N, C, length), (N, C, depth, height, width), in any memory order, also into an array of the caller's."""
+    for shape in ((4, 3, 5), (2, 3, 2, 4, 3), (0, 3, 2)):
+        base = np.moveaxis(rng.normal(size=(*shape[:1], *shape[2:], shape[1])), -1, 1)
+        for x in (base, np.ascontiguousarray(base), base[..., ::-1]):
+            flat = x.reshape(*shape[:2], 1, int(np.prod(shape[2:])))
+            out, ones, mean = np.empty(shape), np.ones(3), np.full(3, 0.5)
+            found = F.batch_norm_inference(x, ones, ones, mean, ones, out=out)
+            assert found is out
+            np.testing.assert_array_equal(found, F.batch_norm_inference(flat, ones, ones, mean, ones).reshape(shape))
+            np.testing.assert_array_equal(F.local_response_norm(x), F.local_response_norm(flat).reshape(shape))
+            found = F.local_response_norm_backward(x, x)
+            np.testing.assert_array_equal(found, F.local_response_norm_backward(flat, flat).reshape(shape))
 
 
 def test_local_response_norm(backend, rng):

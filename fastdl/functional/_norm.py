@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from operator import index
 from typing import Any
 
@@ -30,6 +31,20 @@ def _features(x: Array, op: str) -> int:
     if x.ndim < 2:
         raise ValueError(f"{op}: x must have shape (N, features, ...), got {x.shape}")
     return x.shape[1]
+
+
+def _image(a: Array) -> Array:
+    """An array with other axes than (N, D) or (N, D, H, W), which are those that kernels take, as (N, D, 1, pixels)."""
+    return a.reshape(*a.shape[:2], 1, math.prod(a.shape[2:]))
+
+
+def _restored(found: Array, shape: tuple[int, ...], out: Array | None) -> Array:
+    """What came of an array of ``_image``, in the shape that it had."""
+    found = found.reshape(shape)
+    if out is None:
+        return found
+    out[...] = found
+    return out
 
 
 def _plan(direction: str, x: Array, gamma: Array, eps: float, op: str) -> Any:
@@ -84,6 +99,11 @@ def batch_norm(
     features = _features(x, op)
     gamma = vector(gamma, features, x.dtype, f"{op}: gamma")
     beta = vector(beta, features, x.dtype, f"{op}: beta")
+    if x.ndim not in (2, 4):
+        if out is not None:
+            output(out, layout(x.shape, x.dtype, like=x), op, (x, gamma, beta))
+        found, mean, var = batch_norm(_image(x), gamma, beta, eps=eps)
+        return _restored(found, x.shape, out), mean, var
     (problem, kernel, wanted), statistic, _ = _plan("forward", x, gamma, eps, op)
     out = wanted.empty() if out is None else output(out, wanted, op, (x, gamma, beta))
     mean, var = statistic.empty(), statistic.empty()
@@ -110,6 +130,10 @@ def batch_norm_inference(
     features = _features(x, op)
     gamma = vector(gamma, features, x.dtype, f"{op}: gamma")
     beta = vector(beta, features, x.dtype, f"{op}: beta")
+    if x.ndim not in (2, 4):
+        if out is not None:
+            output(out, layout(x.shape, x.dtype, like=x), op, (x, gamma, beta))
+        return _restored(batch_norm_inference(_image(x), gamma, beta, mean, var, eps=eps), x.shape, out)
     (problem, kernel, wanted), statistic, _ = _plan("inference", x, gamma, eps, op)
     mean = to_dtype(vector(mean, features, x.dtype, f"{op}: mean"), statistic.dtype)
     var = to_dtype(vector(var, features, x.dtype, f"{op}: var"), statistic.dtype)
@@ -132,6 +156,9 @@ def batch_norm_backward(
     features = _features(x, op)
     dout = one(dout, op, "dout", x.dtype)
     expect_shape(dout.shape, x.shape, op, "dout")
+    if x.ndim not in (2, 4):
+        dx, dgamma, dbeta = batch_norm_backward(_image(dout), _image(x), gamma, mean, var, eps=eps)
+        return _restored(dx, x.shape, None), dgamma, dbeta
     gamma = vector(gamma, features, x.dtype, f"{op}: gamma")
     (problem, kernel, wanted), statistic, parameter = _plan("backward", x, gamma, eps, op)
     mean = to_dtype(vector(mean, features, x.dtype, f"{op}: mean"), statistic.dtype)
@@ -173,6 +200,10 @@ def local_response_norm(
     op = "local_response_norm"
     x = one(x, op)
     problem = _response_problem("forward", x, size, alpha, beta, k, op)
+    if x.ndim not in (2, 4):
+        if out is not None:
+            output(out, layout(x.shape, x.dtype, like=x), op, (x,))
+        return _restored(local_response_norm(_image(x), size, alpha, beta, k), x.shape, out)
     wanted = layout(x.shape, x.dtype, like=x)
     out = wanted.empty() if out is None else output(out, wanted, op, (x,))
     backend.run(problem, x, out)
@@ -188,6 +219,8 @@ def local_response_norm_backward(
     dout = one(dout, op, "dout", x.dtype)
     expect_shape(dout.shape, x.shape, op, "dout")
     problem = _response_problem("backward", x, size, alpha, beta, k, op)
+    if x.ndim not in (2, 4):
+        return _restored(local_response_norm_backward(_image(dout), _image(x), size, alpha, beta, k), x.shape, None)
     dx = layout(x.shape, x.dtype, like=x).empty()
     backend.run(problem, dout, x, dx)
     return dx
