@@ -79,7 +79,7 @@ def concat_forward(problem: Problem, arrays: Sequence[np.ndarray], out: np.ndarr
     for a in sources:
         run = a.size // runs
         if run:
-            around = streams(dense) and run * a.itemsize >= LEAST_RUN
+            around = dense.itemsize > 2 and streams(dense) and run * a.itemsize >= LEAST_RUN  # halves are words here
             parallel(
                 _copy_runs, a.size, threads, 0.05 * a.nbytes, around, run, dense.size // runs, start, a.ravel(), dense
             )
