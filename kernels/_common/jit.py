@@ -265,12 +265,12 @@ def round_to_odd(value: Any, out: Any) -> Any:
 @overload(round_to_odd, inline="always")
 def _round_to_odd(value, out):  # type: ignore[no-untyped-def]
     if value == types.float64 and out.dtype in (types.uint16, types.int16):
-        return lambda value, out: _odd_float32(value)
+        return lambda value, out: odd_float32(value)
     return lambda value, out: value
 
 
 @inline
-def _odd_float32(value: Any) -> Any:
+def odd_float32(value: Any) -> Any:
     near = np.float32(value)
     word = _word_of(near)
     if (word & np.uint32(1)) == np.uint32(0):

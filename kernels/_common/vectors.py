@@ -17,7 +17,7 @@ from numba import extending, types
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.np.arrayobj import make_array
 
-from .jit import HARDWARE_HALVES, inline, intrinsic, portable_narrow, portable_widen
+from .jit import HARDWARE_HALVES, inline, intrinsic, odd_float32, portable_narrow, portable_widen
 
 #: Bytes of a register.
 REGISTER = 64 if binding.get_host_cpu_features().get("avx512f") else 32
@@ -54,10 +54,13 @@ class _VectorModel(extending.models.PrimitiveModel):
         super().__init__(manager, vector, vector.llvm)
 
 
+def _compute(a: Any) -> Any:
+    return types.float64 if a.dtype == types.float64 else types.float32
+
+
 def _register(a: Any) -> Vector:
     """A register of an array's compute dtype."""
-    dtype = types.float64 if a.dtype == types.float64 else types.float32
-    return Vector(dtype, REGISTER * 8 // dtype.bitwidth)
+    return Vector(_compute(a), REGISTER * 8 // _compute(a).bitwidth)
 
 
 def _address(context: Any, builder: Any, array: Any, target: Any, value: Any, at: Any) -> Any:
@@ -94,6 +97,9 @@ def _widened(context: Any, builder: Any, value: Any, stored: Vector, wide: Vecto
 
 
 def _narrowed(context: Any, builder: Any, value: Any, wide: Vector, stored: Vector) -> Any:
+    if wide.dtype == types.float64 and stored.dtype in (types.uint16, types.int16):
+        single = wide.of(types.float32)
+        value, wide = _each(context, builder, lambda v: odd_float32(v), value, wide, single), single
     if stored.dtype == types.uint16 and HARDWARE_HALVES:
         return builder.bitcast(builder.fptrunc(value, ir.VectorType(ir.HalfType(), stored.lanes)), stored.llvm)
     if stored.dtype == types.uint16:
@@ -110,7 +116,33 @@ def _narrowed(context: Any, builder: Any, value: Any, wide: Vector, stored: Vect
         nan = builder.or_(word, constant(0x400000))
         found = builder.select(builder.fcmp_unordered("uno", value, value), nan, rounded)
         return builder.trunc(builder.lshr(found, constant(16)), stored.llvm)
-    return value
+    if stored == wide:
+        return value
+    return builder.fptrunc(value, stored.llvm) if stored.dtype == types.float32 else builder.fpext(value, stored.llvm)
+
+
+def _loading(a: Any, wide: Vector) -> Any:
+    stored = wide.of(a.dtype)
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        place = _address(context, builder, a, stored.llvm, *arguments)
+        return _widened(context, builder, builder.load(place, align=a.dtype.bitwidth // 8), stored, wide)
+
+    return wide(a, types.intp), generate
+
+
+def _storing(a: Any, value: Vector, around: bool) -> Any:
+    stored, size = value.of(a.dtype), a.dtype.bitwidth // 8
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        number = _narrowed(context, builder, arguments[2], value, stored)
+        place = _address(context, builder, a, stored.llvm, *arguments[:2])
+        word = builder.store(number, place, align=min(REGISTER, stored.lanes * size) if around else size)
+        if around:
+            word.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
+        return context.get_dummy_value()
+
+    return types.none(a, types.intp, value), generate
 
 
 # ---- memory ---------------------------------------------------------------------------------------------------------
@@ -130,41 +162,28 @@ def _lanes(a):  # type: ignore[no-untyped-def]
 @intrinsic
 def load(context: Any, a: Any, at: Any) -> Any:
     """a[at], a[at + 1], ... in the compute dtype."""
-    wide = _register(a)
-    stored = wide.of(a.dtype)
+    return _loading(a, _register(a))
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _address(context, builder, a, stored.llvm, *arguments)
-        return _widened(context, builder, builder.load(place, align=a.dtype.bitwidth // 8), stored, wide)
 
-    return wide(a, types.intp), generate
+@intrinsic
+def load_16(context: Any, a: Any, at: Any) -> Any:
+    """a[at : at + 16], whatever a register holds: for sums whose order is the same on every processor."""
+    return _loading(a, Vector(_compute(a), 16))
 
 
 @intrinsic
 def store(context: Any, a: Any, at: Any, value: Any) -> Any:
     """a[at], a[at + 1], ... = value, rounded."""
-    stored = value.of(a.dtype)
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        number = _narrowed(context, builder, arguments[2], value, stored)
-        place = _address(context, builder, a, stored.llvm, *arguments[:2])
-        builder.store(number, place, align=a.dtype.bitwidth // 8)
-        return context.get_dummy_value()
-
-    return types.none(a, types.intp, value), generate
+    return _storing(a, value, around=False)
 
 
 @intrinsic
 def stream(context: Any, a: Any, at: Any, value: Any) -> Any:
-    """The same around the caches, of the compute dtype: a[at] must be aligned to a register. See ``fence``."""
+    """The same around the caches: a[at] must be aligned to a register, or to what is stored if that is less.
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        place = _address(context, builder, a, value.llvm, *arguments[:2])
-        word = builder.store(arguments[2], place, align=REGISTER)
-        word.set_metadata("nontemporal", builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)]))
-        return context.get_dummy_value()
-
-    return types.none(a, types.intp, value), generate
+    See ``fence``, and ``streaming.py`` for when it pays.
+    """
+    return _storing(a, value, around=True)
 
 
 @intrinsic
@@ -228,6 +247,17 @@ def load_words(context: Any, a: Any, words: Any, at: Any) -> Any:
         return value if stored == wide.llvm else builder.zext(value, wide.llvm)
 
     return wide(a, words, types.intp), generate
+
+
+@intrinsic
+def numbers(context: Any, a: Any, words: Any) -> Any:
+    """int32 numbers in the compute dtype of ``a``."""
+    wide = words.of(_compute(a))
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.sitofp(arguments[1], wide.llvm)
+
+    return wide(a, words), generate
 
 
 @intrinsic
@@ -307,6 +337,7 @@ _define(operator.sub, _same, lambda b, real, v, w: b.fsub(v, w, flags=_CONTRACT)
 _define(operator.mul, _same, lambda b, real, v, w: b.fmul(v, w, flags=_CONTRACT) if real else b.mul(v, w))
 _define(operator.truediv, _same, lambda b, real, v, w: b.fdiv(v, w, flags=_CONTRACT))
 _define(operator.le, _mask, lambda b, real, v, w: b.fcmp_ordered("<=", v, w) if real else b.icmp_signed("<=", v, w))
+_define(operator.gt, _mask, lambda b, real, v, w: b.fcmp_ordered(">", v, w) if real else b.icmp_signed(">", v, w))
 _define(operator.eq, _mask, lambda b, real, v, w: b.fcmp_ordered("==", v, w) if real else b.icmp_signed("==", v, w))
 _define(operator.and_, _same, lambda b, real, v, w: b.and_(v, w))
 _define(operator.invert, _same, lambda b, real, v: b.not_(v))

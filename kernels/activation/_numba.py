@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from .._common.jit import compute_dtype, inline, kernel, narrow, widen
-from .._common.streaming import LANES, fence, line, whole_lines
+from .._common.streaming import whole_lines
 from .._common.tasks import elements
+from .._common.vectors import AHEAD, choose, every, fence, fetch, lanes, load, stream
 from .._common.vmath import sigmoid, tanh
 from ..problem import Problem
 
@@ -45,22 +44,14 @@ def _backward(function, dout, y, one):
     return dout * y * (one - y)
 
 
-def _relu(builder: Any, zero: Any, x: Any) -> Any:
-    return builder.select(builder.fcmp_ordered("<=", x, zero), zero, x)
-
-
-def _relu_gradient(builder: Any, zero: Any, dout: Any, y: Any) -> Any:
-    return builder.select(builder.fcmp_ordered("<=", y, zero), zero, dout)
-
-
-_relu_16, _relu_gradient_16 = line(_relu), line(_relu_gradient)
-
-
 @kernel
 def _forward_line(first, last, streams, function, one, x, out):
     head, tail = whole_lines(first, last, streams and function == RELU, out)
-    for at in range(head, tail, LANES):
-        _relu_16(at, one - one, x, None, out)
+    zero = every(out, one - one)
+    for at in range(head, tail, lanes(out)):
+        value = load(x, at)
+        fetch(x, at + AHEAD // x.itemsize)
+        stream(out, at, choose(value <= zero, zero, value))
     for a, b in ((first, head), (tail, last)):
         source, target = x[a:b], out[a:b]
         if function == RELU:
@@ -90,8 +81,11 @@ def _forward_grid(first, last, function, one, x, out):
 @kernel
 def _backward_line(first, last, streams, function, one, dout, y, dx):
     head, tail = whole_lines(first, last, streams and function == RELU, dx)
-    for at in range(head, tail, LANES):
-        _relu_gradient_16(at, one - one, dout, y, dx)
+    zero = every(dx, one - one)
+    for at in range(head, tail, lanes(dx)):
+        fetch(dout, at + AHEAD // dx.itemsize)
+        fetch(y, at + AHEAD // dx.itemsize)
+        stream(dx, at, choose(load(y, at) <= zero, zero, load(dout, at)))
     for a, b in ((first, head), (tail, last)):
         d, p, target = dout[a:b], y[a:b], dx[a:b]
         for i in range(target.size):

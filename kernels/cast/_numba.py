@@ -5,18 +5,18 @@ from __future__ import annotations
 import numpy as np
 
 from .._common.jit import kernel, narrow, round_to_odd, widen
-from .._common.streaming import LANES, fence, line, whole_lines
+from .._common.streaming import whole_lines
 from .._common.tasks import elements
+from .._common.vectors import AHEAD, fence, fetch, lanes, load, stream
 from ..problem import Problem
-
-_same_16 = line(lambda builder, zero, x: x)
 
 
 @kernel
 def _line(first, last, streams, x, out):
     head, tail = whole_lines(first, last, streams, out)
-    for at in range(head, tail, LANES):
-        _same_16(at, 0.0, x, None, out)
+    for at in range(head, tail, lanes(x)):
+        fetch(x, at + AHEAD // x.itemsize)
+        stream(out, at, load(x, at))
     for a, b in ((first, head), (tail, last)):
         source, target = x[a:b], out[a:b]
         for i in range(target.size):

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from .._common.jit import compute_dtype, inline, kernel, narrow, spliced, widen
-from .._common.streaming import LANES, fence, line, whole_lines
+from .._common.streaming import whole_lines
 from .._common.tasks import elements, parallel
+from .._common.vectors import AHEAD, every, fence, fetch, lanes, load, load_words, numbers, stream
 from ..problem import Problem
 from . import threshold
 
@@ -64,18 +63,14 @@ def _mask(first, last, state, least, out):
             out[i] = (word >> np.uint32(8 * (i % 4))) & np.uint32(1)
 
 
-def _product(builder: Any, scale: Any, x: Any, mask: Any) -> Any:
-    return builder.fmul(x, builder.fmul(mask, scale))
-
-
-_product_16 = line(_product)
-
-
 @kernel
 def _line(first, last, streams, scale, x, mask, out):
     head, tail = whole_lines(first, last, streams, out)
-    for at in range(head, tail, LANES):
-        _product_16(at, scale, x, mask, out)
+    scales = every(out, scale)
+    for at in range(head, tail, lanes(out)):
+        fetch(x, at + AHEAD // x.itemsize)
+        fetch(mask, at + AHEAD)
+        stream(out, at, load(x, at) * (numbers(x, load_words(x, mask, at)) * scales))
     for a, b in ((first, head), (tail, last)):
         source, keep, target = x[a:b], mask[a:b], out[a:b]
         for i in range(target.size):

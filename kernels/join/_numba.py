@@ -8,22 +8,23 @@ from collections.abc import Sequence
 import numpy as np
 
 from .._common.jit import bits, kernel, narrow, widen
-from .._common.streaming import LANES, fence, line, streams, whole_lines
+from .._common.streaming import streams, whole_lines
 from .._common.tasks import elements, parallel
+from .._common.vectors import AHEAD, fence, fetch, lanes, load, stream
 from ..problem import Problem
 from .reference import concat_forward as _copy
 
 #: Bytes of a run that are worth the way around the caches.
 LEAST_RUN = 64
 
-_sum_16 = line(lambda builder, zero, a, b: builder.fadd(a, b))
-
 
 @kernel
 def _add_line(first, last, streams, a, b, out):
     head, tail = whole_lines(first, last, streams, out)
-    for at in range(head, tail, LANES):
-        _sum_16(at, 0.0, a, b, out)
+    for at in range(head, tail, lanes(out)):
+        fetch(a, at + AHEAD // out.itemsize)
+        fetch(b, at + AHEAD // out.itemsize)
+        stream(out, at, load(a, at) + load(b, at))
     for start, stop in ((first, head), (tail, last)):
         left, right, target = a[start:stop], b[start:stop], out[start:stop]
         for i in range(target.size):
@@ -45,9 +46,6 @@ def add_forward(problem: Problem, a: np.ndarray, b: np.ndarray, out: np.ndarray,
     elements(_add_line, _add_grid, 0.2, threads, (), a, b, out)
 
 
-_same_16 = line(lambda builder, zero, x: x)
-
-
 @kernel
 def _copy_runs(first, last, streams, run, total, start, a, out):
     """Runs of so many elements of ``a`` to ``out``, from ``start`` on, ``total`` apart. Tasks are elements."""
@@ -56,8 +54,9 @@ def _copy_runs(first, last, streams, run, total, start, a, out):
         to = i * (total - run) + start
         source, target = a[low:high], out[low + to : high + to]
         head, tail = whole_lines(0, target.size, streams, target)
-        for at in range(head, tail, LANES):
-            _same_16(at, 0.0, source, None, target)
+        for at in range(head, tail, lanes(target)):
+            fetch(source, at + AHEAD // target.itemsize)
+            stream(target, at, load(source, at))
         for b, e in ((0, head), (tail, target.size)):
             s, t = source[b:e], target[b:e]
             for k in range(t.size):
@@ -80,7 +79,7 @@ def concat_forward(problem: Problem, arrays: Sequence[np.ndarray], out: np.ndarr
     for a in sources:
         run = a.size // runs
         if run:
-            around = streams(dense) and run * a.itemsize >= LEAST_RUN
+            around = dense.itemsize > 2 and streams(dense) and run * a.itemsize >= LEAST_RUN  # halves are words here
             parallel(
                 _copy_runs, a.size, threads, 0.05 * a.nbytes, around, run, dense.size // runs, start, a.ravel(), dense
             )

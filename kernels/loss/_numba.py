@@ -8,13 +8,15 @@ import numpy as np
 from numba import types
 from numba.extending import overload
 
-from .._common.jit import bits, borrowing, kernel, narrow, widen, zero
-from .._common.streaming import LANES, lanes_add, lanes_larger, lanes_load, lanes_store
+from .._common.jit import bits, borrowing, inline, kernel, narrow, widen, zero
 from .._common.tasks import parallel
+from .._common.vectors import choose, load_16, store
 from .._common.vmath import exp
 from ..problem import Problem
 from . import BLOCK
 
+#: Numbers that are worked on together, whatever a register holds: the contract says the order of sums.
+LANES = 16
 #: Classes of which a row is worth loops of its own.
 _LONG = 4 * LANES
 _INFINITY = np.float32(np.inf)
@@ -96,23 +98,29 @@ def _deliver_to(done, row):
     return copy
 
 
+@inline
+def _larger(a, b):
+    """a where it is larger than b, else b: NaN in a is passed over."""
+    return choose(a > b, a, b)
+
+
 @borrowing
 def _largest(row, lanes):
     """The largest value, where NaN is passed over: exp(x - max) brings it back."""
     most, i = zero(row) - _INFINITY, 0
     if row.size >= LANES:
         lanes[:] = most
-        a = lanes_load(lanes, 0)
+        a = load_16(lanes, 0)
         b, c, d = a, a, a  # in one chain each comparison would wait for the one before
         while i + 4 * LANES <= row.size:
-            a, b = lanes_larger(lanes_load(row, i), a), lanes_larger(lanes_load(row, i + LANES), b)
-            c = lanes_larger(lanes_load(row, i + 2 * LANES), c)
-            d = lanes_larger(lanes_load(row, i + 3 * LANES), d)
+            a, b = _larger(load_16(row, i), a), _larger(load_16(row, i + LANES), b)
+            c = _larger(load_16(row, i + 2 * LANES), c)
+            d = _larger(load_16(row, i + 3 * LANES), d)
             i += 4 * LANES
         while i + LANES <= row.size:
-            a = lanes_larger(lanes_load(row, i), a)
+            a = _larger(load_16(row, i), a)
             i += LANES
-        lanes_store(lanes, lanes_larger(lanes_larger(a, b), lanes_larger(c, d)))
+        store(lanes, 0, _larger(_larger(a, b), _larger(c, d)))
         for k in range(LANES):
             most = lanes[k] if lanes[k] > most else most
     for j in range(i, row.size):
@@ -129,11 +137,11 @@ def _total(row, lanes):
             total += row[i]
         return total
     lanes[:] = total
-    sums, i = lanes_load(lanes, 0), 0
+    sums, i = load_16(lanes, 0), 0
     while i + LANES <= row.size:
-        sums = lanes_add(sums, lanes_load(row, i))
+        sums = sums + load_16(row, i)
         i += LANES
-    lanes_store(lanes, sums)
+    store(lanes, 0, sums)
     for k in range(row.size - i):
         lanes[k] += row[i + k]
     width = LANES // 2

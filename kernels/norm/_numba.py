@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .._common.jit import bits, compute_dtype, inline, kernel, narrow, round_to_odd
+from .._common.streaming import streams
 from .._common.tasks import parallel
 from .._common.vectors import REGISTER
 from ..problem import Problem
@@ -23,8 +24,6 @@ from .plan import batch_norm_plan
 
 #: Elements to which a row of parameters is repeated, so that inner loops do not stop after a few.
 SPAN = 256
-#: Bytes of a result from which on it is stored around the caches, as in _common/stream.h.
-STREAM = 8 << 20
 
 Kernel = Callable[..., None]
 #: What ``as_lines`` gave.
@@ -123,11 +122,10 @@ def _map(
         return
     work = 0.08 * len(operands) * size
     if lines is not None:
-        streams = (
-            out.nbytes >= STREAM and out.dtype == parameters.dtype
-            and width * out.itemsize % REGISTER == 0 and out.ctypes.data % REGISTER == 0
-        )  # fmt: skip
-        parallel(rows, size // width, threads, work, streams, *lines[:-1], parameters, lines[-1])
+        around = (
+            streams(lines[-1], *lines[:-1]) and width * out.itemsize % REGISTER == 0 and out.ctypes.data % REGISTER == 0
+        )
+        parallel(rows, size // width, threads, work, around, *lines[:-1], parameters, lines[-1])
         return
     views = as_grids(*operands)
     n, channels, height, _ = views[0].shape
