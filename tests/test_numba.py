@@ -249,7 +249,9 @@ def test_stores_around_the_caches_change_nothing(size, start, dtype, rng, monkey
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
-@pytest.mark.parametrize(("channels", "groups"), [((5, 32), 1), ((32, 128), 1), ((24, 20), 4), ((32, 32), 32)])
+@pytest.mark.parametrize(
+    ("channels", "groups"), [((5, 32), 1), ((32, 128), 1), ((24, 20), 4), ((32, 32), 32), ((80, 80), 80)]
+)
 def test_convolutions_around_the_caches_change_nothing(channels, groups, dtype, rng, monkeypatch):
     from fastdl.kernels.conv import _numba as conv
 
@@ -264,6 +266,19 @@ def test_convolutions_around_the_caches_change_nothing(channels, groups, dtype, 
             found.append((y, F.conv2d_backward(y, x, w, pad=1, groups=groups, need=("x",))[0]))
     for plain, around in zip(*found, strict=True):
         np.testing.assert_array_equal(around, plain)
+
+
+@pytest.mark.parametrize(("channels", "stride"), [(16, 1), (65, 1), (100, 2), (200, 1)])
+def test_depthwise_convolutions_of_several_bundles(channels, stride, rng):
+    x = rng.standard_normal((2, 9, 7, channels)).transpose(0, 3, 1, 2)
+    w, b = rng.standard_normal((channels, 1, 3, 3)), rng.standard_normal(channels)
+    found = {}
+    for backend in ("numba", "numpy"):
+        with fastdl.use_backend(backend):
+            y = F.conv2d(x, w, b, pad=1, stride=stride, groups=channels)
+            found[backend] = (y, *F.conv2d_backward(y, x, w, pad=1, stride=stride, groups=channels))
+    for mine, expected in zip(found["numba"], found["numpy"], strict=True):
+        np.testing.assert_allclose(mine, expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("op", ["sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"])

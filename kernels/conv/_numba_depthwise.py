@@ -12,14 +12,19 @@ from .._common.tiles import clear, span, store_line, tile
 from .._common.vectors import fence, lanes, load, scratch, store
 from ._numba_axes import Axis, block_of, copy_patch, place_of, repeated, store_masked
 
-#: Channels of a patch are filled up to a multiple of this, a register of float32.
-FILL = 16
-#: Of so few channels the outputs of a row are stored as one line, with the bias repeated.
-FEW = 128
+#: Channels of a patch at most, so that an L1 keeps some rows of it; filled up to a multiple of a register of float32.
+TOGETHER, FILL = 64, 16
 #: Taps whose gradients are summed at once, in registers: those of 3x3.
 TAPS = 9
-#: Slices of the gradient of the weights.
-SLICES = 16
+#: Tasks of the gradient of the weights, at least.
+TASKS = 16
+
+
+def _bundles(channels: int) -> tuple[int, int]:
+    """Into how many bundles channels are cut, and the channels of one, filled up."""
+    bundles = -(-channels // TOGETHER)
+    pitch = -(-channels // (bundles * FILL)) * FILL
+    return -(-channels // pitch), pitch
 
 
 @tile
@@ -47,16 +52,19 @@ def _tile_8x1(taps, starts, patch, at, row, w, w_at, w_step, c, c_at):
 
 @kernel
 def _correlate(
-    first, last, x, x_place, image, block, used, pixels, starts, w, channels, pitch, bias, relu, mask, mask_place,
-    masked, out, out_place, around, images, grid, corner, strides,
+    first, last, bundles, x, x_place, image, block, used, pixels, starts, w, all_channels, pitch, bias, relu, mask,
+    mask_place, masked, out, out_place, around, images, grid, corner, strides,
 ):  # fmt: skip
+    """A task: a bundle of channels of a block."""
     wide, line = (block[2] + 7) // 8 * 8, block[11] * pitch
     patch, sums = scratch(pixels * pitch, zero(bias)), scratch(wide * pitch, zero(bias))
     column_step = out_place[4] * strides[1]
-    dense = pitch == channels == column_step and out_place[2] == 1 and bias.size > channels and not masked
+    dense = pitch == all_channels == column_step and out_place[2] == 1 and not masked
     for task in range(first, last):
-        n, i, j, many, high, columns = place_of(block, task, images, grid)
-        copy_patch(x, x_place, image, block, used, n, i, j, many, high, columns, 0, channels, pitch, patch)
+        n, i, j, many, high, columns = place_of(block, task // bundles, images, grid)
+        c0 = task % bundles * pitch
+        channels, weights = min(pitch, all_channels - c0), c0 * len(starts)
+        copy_patch(x, x_place, image, block, used, n, i, j, many, high, columns, c0, channels, pitch, patch)
         for m in range(many):
             for r in range(high):
                 clear(sums, 0, sums.size)
@@ -64,15 +72,16 @@ def _correlate(
                 for c in range(0, pitch, lanes(sums)):
                     for q in range(0, columns, 8):
                         _tile_8x1(
-                            len(starts), starts, patch, at + q * block[7] * pitch + c, block[7] * pitch, w, c, pitch,
-                            sums, q * pitch + c,
+                            len(starts), starts, patch, at + q * block[7] * pitch + c, block[7] * pitch, w, weights + c,
+                            pitch, sums, q * pitch + c,
                         )  # fmt: skip
                 y, z = corner[0] + (i + r) * strides[0], corner[1] + j * strides[1]
-                to = out_place[0] + (n + m) * out_place[1] + y * out_place[3] + z * out_place[4]
+                to = out_place[0] + (n + m) * out_place[1] + c0 * out_place[2] + y * out_place[3] + z * out_place[4]
                 if dense:
                     store_line(sums, 0, bias, 0, columns * channels, relu, out, to, 1, around)
                 elif masked:
-                    seen = mask_place[0] + (n + m) * mask_place[1] + y * mask_place[3] + z * mask_place[4]
+                    seen = mask_place[0] + (n + m) * mask_place[1] + c0 * mask_place[2]
+                    seen += y * mask_place[3] + z * mask_place[4]
                     for q in range(columns):
                         store_masked(
                             sums, q * pitch, channels, out, to + q * column_step, out_place[2], mask,
@@ -81,7 +90,7 @@ def _correlate(
                 else:
                     for q in range(columns):
                         store_line(
-                            sums, q * pitch, bias, 0, channels, relu, out, to + q * column_step, out_place[2], around
+                            sums, q * pitch, bias, c0, channels, relu, out, to + q * column_step, out_place[2], around
                         )
     fence()
 
@@ -92,17 +101,18 @@ def correlate(
 ) -> None:  # fmt: skip
     """Forward, or backward_input; ``w`` is (channels, 1, 1, rows, columns)."""
     images, channels = shape[:2]
-    pitch = -(-channels // FILL) * FILL
+    bundles, pitch = _bundles(channels)
     block, numbers, used, _ = block_of(row, column, images, pitch, 0)
     taps = [(r, s) for r in row.taps for s in column.taps]
-    factors = np.zeros((len(taps), pitch), bias.dtype)
+    factors = np.zeros((len(taps), bundles * pitch), bias.dtype)
     for t, (r, s) in enumerate(taps):
         factors[t, :channels] = w[:, 0, 0, r, s]
-    if pitch == channels <= FEW:
+    factors = factors.reshape(len(taps), bundles, pitch).transpose(1, 0, 2)
+    if pitch == channels:
         bias = repeated(bias)
     work = 0.15 * images * row.length * column.length * channels * (2 + len(taps))
     parallel(
-        _correlate, block.blocks, threads, work, x, place, shape[2:], numbers, used, block.pixels,
+        _correlate, block.blocks * bundles, threads, work, bundles, x, place, shape[2:], numbers, used, block.pixels,
         _starts(row, column, pitch * block.patch_w, pitch), factors.reshape(-1), channels, pitch, bias, *where,
     )  # fmt: skip
 
@@ -143,18 +153,20 @@ def _tile_taps(segments, lines, length, patch, at, step, starts, t, right, right
 
 @kernel
 def _weight_parts(
-    first, last, slices, x, x_place, image, block, used, pixels, outputs, starts, dout, d_place, channels, pitch,
-    images, grid, parts,
+    first, last, slices, bundles, x, x_place, image, block, used, pixels, outputs, starts, dout, d_place, all_channels,
+    pitch, images, grid, parts,
 ):  # fmt: skip
-    """Adds to parts[slice][tap][channel]; a task is a slice of the blocks."""
+    """Adds to parts[slice][bundle][tap][channel]; a task is a bundle in a slice of the blocks."""
     patch = scratch(pixels * pitch, zero(parts))
     right = scratch(block[0] * block[1] * block[2] * pitch, zero(parts))
     lines, every = np.empty(1, np.int64), np.ones(block[1], np.uint8)
-    for part in range(first, last):
+    for task in range(first, last):
+        part, c0 = task // bundles, task % bundles * pitch
+        channels = min(pitch, all_channels - c0)
         for b in range(block[5] * part // slices, block[5] * (part + 1) // slices):
             n, i, j, many, high, columns = place_of(block, b, images, grid)
-            copy_patch(x, x_place, image, block, used, n, i, j, many, high, columns, 0, channels, pitch, patch)
-            copy_patch(dout, d_place, grid, outputs, every, n, i, j, many, high, columns, 0, channels, pitch, right)
+            copy_patch(x, x_place, image, block, used, n, i, j, many, high, columns, c0, channels, pitch, patch)
+            copy_patch(dout, d_place, grid, outputs, every, n, i, j, many, high, columns, c0, channels, pitch, right)
             for m in range(many):
                 for r in range(high):
                     lines[0] = (m * block[10] + r * block[6]) * block[11] * pitch
@@ -163,29 +175,29 @@ def _weight_parts(
                         for c in range(0, pitch, lanes(parts)):
                             _tile_taps(
                                 1, lines, columns, patch, c, block[7] * pitch, starts, t, right, at + c, pitch, parts,
-                                (part * len(starts) + t) * pitch + c, pitch,
+                                (task * len(starts) + t) * pitch + c, pitch,
                             )  # fmt: skip
 
 
 def correlate_weights(row: Axis, column: Axis, x: np.ndarray, dout: np.ndarray, dw: np.ndarray, threads: int) -> None:
     """dw = correlation of x with dout."""
     images, channels = x.shape[:2]
-    pitch = -(-channels // FILL) * FILL
+    bundles, pitch = _bundles(channels)
     block, numbers, used, outputs = block_of(row, column, images, pitch, pitch)
     starts = _starts(row, column, pitch * block.patch_w, pitch)
     taps = len(starts)
     filled = np.zeros(-(-taps // TAPS) * TAPS, np.int64)
     filled[:taps] = starts
-    slices = min(SLICES, block.blocks)
-    parts = np.zeros((slices, len(filled), pitch), compute_dtype(dw))
+    slices = min(-(-TASKS // bundles), block.blocks)
+    parts = np.zeros((slices, bundles, len(filled), pitch), compute_dtype(dw))
     work = 0.15 * images * row.length * column.length * channels * (2 + taps)
     parallel(
-        _weight_parts, slices, threads, work, slices, *span(x), x.shape[2:], numbers, used, block.pixels,
-        outputs, filled, *span(dout), channels, pitch, images, (row.length, column.length),
+        _weight_parts, slices * bundles, threads, work, slices, bundles, *span(x), x.shape[2:], numbers, used,
+        block.pixels, outputs, filled, *span(dout), channels, pitch, images, (row.length, column.length),
         parts.reshape(-1),
     )  # fmt: skip
     total = parts[0]
     with np.errstate(all="ignore"):
         for part in parts[1:]:  # in this order
             total += part
-        dw[...] = total[:taps, :channels].T.reshape(dw.shape)
+        dw[...] = total[:, :taps].transpose(0, 2, 1).reshape(-1, taps)[:channels].reshape(dw.shape)
