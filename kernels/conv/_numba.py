@@ -23,7 +23,8 @@ from .._common.vectors import fence, scratch
 from ..pool._numba import max_pool2d_forward
 from ..problem import Problem
 from . import _numba_depthwise as depthwise
-from ._numba_axes import Axis, as_line, block_of, copy_patch, place_of, repeated, store_masked
+from ._numba_axes import as_line, block_of, copy_patch, place_of, repeated, store_masked
+from .plan import Axis
 
 #: Products of a sum between two visits to memory, at most: 64 KiB of weights.
 KC = 256

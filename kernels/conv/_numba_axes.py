@@ -1,4 +1,4 @@
-"""Which source pixels the taps of a convolution read, along each axis, and the blocks that outputs are cut into."""
+"""The blocks that outputs of a convolution are cut into, the pixels that one reads, and what kernels do with both."""
 
 from __future__ import annotations
 
@@ -10,58 +10,12 @@ import numpy as np
 from .._common.jit import borrowing, narrow, widen, zero
 from .._common.tiles import clear, copy_line
 from ..problem import Problem
+from .plan import Axis, axes
 
 #: Output positions of a block, at least, and columns at most: 3x3 over 64 channels fills a quarter of an L2.
 POSITIONS, COLUMNS = 128, 64
 #: Elements of a block's source pixels and outputs, if POSITIONS need less: rows are copied by fewer blocks then.
 ROOM = 16384
-
-
-class Axis(NamedTuple):
-    """Output positions start + step * q, q < length, of which tap taps[t] reads q * scale + offsets[t]."""
-
-    start: int
-    step: int
-    length: int
-    scale: int
-    taps: tuple[int, ...]
-    offsets: tuple[int, ...]
-
-    @property
-    def low(self) -> int:
-        """The first offset."""
-        return min(self.offsets, default=0)
-
-    @property
-    def reach(self) -> int:
-        """Source positions that the taps of one output position span."""
-        return max(self.offsets, default=0) - self.low + 1
-
-
-def _forward_axis(out: int, kernel: int, stride: int, before: int, dilation: int) -> tuple[Axis, ...]:
-    return (Axis(0, 1, out, stride, tuple(range(kernel)), tuple(t * dilation - before for t in range(kernel))),)
-
-
-def _backward_axis(size: int, kernel: int, stride: int, before: int, dilation: int) -> tuple[Axis, ...]:
-    """Position h meets output position i at tap t where h = i * stride + t * dilation - before: positions with the same
-    remainder by the stride have the same taps."""
-    axes = []
-    for start in range(min(stride, size)):
-        taps = tuple(t for t in reversed(range(kernel)) if (start + before - t * dilation) % stride == 0)
-        offsets = tuple((start + before - t * dilation) // stride for t in taps)
-        axes.append(Axis(start, stride, -(-(size - start) // stride), 1, taps, offsets))
-    return tuple(axes)
-
-
-@functools.lru_cache(maxsize=1024)
-def axes_of(problem: Problem) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
-    """Rows and columns; several where outputs have different taps."""
-    (_, _, h, w), (_, _, kh, kw) = problem.shapes
-    (sh, sw), (dh, dw), (top, _, left, _) = problem.stride, problem.dilation, problem.pads
-    if problem.direction == "backward_input":
-        return _backward_axis(h, kh, sh, top, dh), _backward_axis(w, kw, sw, left, dw)
-    oh, ow = problem.grid()
-    return _forward_axis(oh, kh, sh, top, dh), _forward_axis(ow, kw, sw, left, dw)
 
 
 def as_line(problem: Problem, *arrays: np.ndarray) -> tuple[tuple[Axis, ...], tuple[Axis, ...], tuple[np.ndarray, ...]]:
@@ -72,7 +26,7 @@ def as_line(problem: Problem, *arrays: np.ndarray) -> tuple[tuple[Axis, ...], tu
             lines = tuple(a.reshape(1, 1, -1, a.shape[3]).transpose(0, 3, 1, 2) for a in turned)
             point = Axis(0, 1, 1, 1, (0,), (0,))
             return (point,), (point._replace(length=lines[0].shape[3]),), lines
-    return *axes_of(problem), arrays
+    return *axes(problem), arrays
 
 
 class Block(NamedTuple):

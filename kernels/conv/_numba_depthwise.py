@@ -10,7 +10,8 @@ from .._common.jit import compute_dtype, kernel, zero
 from .._common.tasks import parallel
 from .._common.tiles import clear, span, store_line, tile
 from .._common.vectors import fence, lanes, load, scratch, store
-from ._numba_axes import Axis, block_of, copy_patch, place_of, repeated, store_masked
+from ._numba_axes import block_of, copy_patch, place_of, repeated, store_masked
+from .plan import Axis
 
 #: Channels of a patch at most, so that an L1 keeps some rows of it; filled up to a multiple of a register of float32.
 TOGETHER, FILL = 64, 16

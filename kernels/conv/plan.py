@@ -27,6 +27,16 @@ class Axis(NamedTuple):
     taps: tuple[int, ...]
     offsets: tuple[int, ...]
 
+    @property
+    def low(self) -> int:
+        """The first offset."""
+        return min(self.offsets, default=0)
+
+    @property
+    def reach(self) -> int:
+        """Source positions that the taps of one output position span."""
+        return max(self.offsets, default=0) - self.low + 1
+
 
 class Plan(NamedTuple):
     """How one problem is cut into tasks."""
@@ -55,26 +65,30 @@ def _backward_axis(size: int, kernel: int, stride: int, before: int, dilation: i
 
 
 @functools.lru_cache(maxsize=4096)
+def axes(problem: Problem) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
+    """Rows and columns; several where output positions have different taps."""
+    (_, _, h, w), (_, _, kh, kw) = problem.shapes
+    (sh, sw), (dh, dw), (top, _, left, _) = problem.stride, problem.dilation, problem.pads
+    if problem.direction == "backward_input":
+        return _backward_axis(h, kh, sh, top, dh), _backward_axis(w, kw, sw, left, dw)
+    oh, ow = problem.grid()
+    return _forward_axis(oh, kh, sh, top, dh), _forward_axis(ow, kw, sw, left, dw)
+
+
+@functools.lru_cache(maxsize=4096)
 def plan(problem: Problem, isa: str) -> Plan:
     """Blocks for a convolution (not backward_bias)."""
-    (n, _, h, w), (k, c, kh, kw) = problem.shapes
-    (sh, sw), (dh, dw), (top, _, left, _) = problem.stride, problem.dilation, problem.pads
+    (n, *_), (k, c, kh, kw) = problem.shapes
     oh, ow = problem.grid()
     half = 2 if problem.compute == "float64" else 1
     inner = (k // problem.groups if problem.direction == "backward_input" else c) * kh * kw
     # A panel of weights (kc x nr) stays in L1, a block of gathered input (mc x kc) in a quarter of L2.
     kc = math.ceil(inner / math.ceil(inner / 288)) if inner else 1
     mc = 112 // half
-    if problem.direction == "backward_input":
-        rows = _backward_axis(h, kh, sh, top, dh)
-        columns = _backward_axis(w, kw, sw, left, dw)
-    else:
-        rows = _forward_axis(oh, kh, sh, top, dh)
-        columns = _forward_axis(ow, kw, sw, left, dw)
     blocks = math.ceil(n * oh * ow / mc)
     # Enough tasks for a many-core machine, bounded partial sums: one slice once the weight is cut into many blocks.
     slices = max(1, min(math.ceil(32 / math.ceil(inner / kc)) if inner else 1, 16, blocks))
-    return Plan(mc, kc, slices, rows, columns)
+    return Plan(mc, kc, slices, *axes(problem))
 
 
 def macs(problem: Problem) -> float:
