@@ -250,7 +250,7 @@ def test_stores_around_the_caches_change_nothing(size, start, dtype, rng, monkey
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
 @pytest.mark.parametrize(
-    ("channels", "groups"), [((5, 32), 1), ((32, 128), 1), ((24, 20), 4), ((32, 32), 32), ((80, 80), 80)]
+    ("channels", "groups"), [((5, 32), 1), ((32, 128), 1), ((24, 20), 4), ((32, 32), 32), ((160, 160), 160)]
 )
 def test_convolutions_around_the_caches_change_nothing(channels, groups, dtype, rng, monkeypatch):
     from fastdl.kernels.conv import _numba as conv
@@ -268,7 +268,7 @@ def test_convolutions_around_the_caches_change_nothing(channels, groups, dtype, 
         np.testing.assert_array_equal(around, plain)
 
 
-@pytest.mark.parametrize(("channels", "stride"), [(16, 1), (65, 1), (100, 2), (200, 1)])
+@pytest.mark.parametrize(("channels", "stride"), [(16, 1), (129, 1), (200, 2), (300, 1)])
 def test_depthwise_convolutions_of_several_bundles(channels, stride, rng):
     x = rng.standard_normal((2, 9, 7, channels)).transpose(0, 3, 1, 2)
     w, b = rng.standard_normal((channels, 1, 3, 3)), rng.standard_normal(channels)

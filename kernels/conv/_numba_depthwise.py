@@ -13,8 +13,9 @@ from .._common.vectors import fence, lanes, load, scratch, store
 from ._numba_axes import block_of, copy_patch, place_of, repeated, store_masked
 from .plan import Axis
 
-#: Channels of a patch at most, so that an L1 keeps some rows of it; filled up to a multiple of a register of float32.
-TOGETHER, FILL = 64, 16
+#: Channels of a patch at most, so that an L1 keeps some rows of it (64 would read memory in too short pieces: 128
+#: channels of 56x56 then took 1.8 times as long); filled up to a multiple of a register of float32.
+TOGETHER, FILL = 128, 16
 #: Taps whose gradients are summed at once, in registers: those of 3x3.
 TAPS = 9
 #: Tasks of the gradient of the weights, at least.
