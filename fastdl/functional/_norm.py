@@ -38,11 +38,12 @@ def _image(a: Array) -> Array:
     return a.reshape(*a.shape[:2], 1, math.prod(a.shape[2:]))
 
 
-def _restored(found: Array, shape: tuple[int, ...], out: Array | None) -> Array:
-    """What came of an array of ``_image``, in the shape that it had."""
-    found = found.reshape(shape)
+def _restored(found: Array, x: Array, out: Array | None, op: str, inputs: tuple[Array, ...]) -> Array:
+    """What came of the image of ``x``, in the shape of x: a view, or written to ``out``, which is checked first."""
+    found = found.reshape(x.shape)
     if out is None:
         return found
+    out = output(out, layout(x.shape, x.dtype, like=x), op, inputs)
     out[...] = found
     return out
 
@@ -100,10 +101,8 @@ def batch_norm(
     gamma = vector(gamma, features, x.dtype, f"{op}: gamma")
     beta = vector(beta, features, x.dtype, f"{op}: beta")
     if x.ndim not in (2, 4):
-        if out is not None:
-            output(out, layout(x.shape, x.dtype, like=x), op, (x, gamma, beta))
         found, mean, var = batch_norm(_image(x), gamma, beta, eps=eps)
-        return _restored(found, x.shape, out), mean, var
+        return _restored(found, x, out, op, (x, gamma, beta)), mean, var
     (problem, kernel, wanted), statistic, _ = _plan("forward", x, gamma, eps, op)
     out = wanted.empty() if out is None else output(out, wanted, op, (x, gamma, beta))
     mean, var = statistic.empty(), statistic.empty()
@@ -131,9 +130,8 @@ def batch_norm_inference(
     gamma = vector(gamma, features, x.dtype, f"{op}: gamma")
     beta = vector(beta, features, x.dtype, f"{op}: beta")
     if x.ndim not in (2, 4):
-        if out is not None:
-            output(out, layout(x.shape, x.dtype, like=x), op, (x, gamma, beta))
-        return _restored(batch_norm_inference(_image(x), gamma, beta, mean, var, eps=eps), x.shape, out)
+        found = batch_norm_inference(_image(x), gamma, beta, mean, var, eps=eps)
+        return _restored(found, x, out, op, (x, gamma, beta, np.asarray(mean), np.asarray(var)))
     (problem, kernel, wanted), statistic, _ = _plan("inference", x, gamma, eps, op)
     mean = to_dtype(vector(mean, features, x.dtype, f"{op}: mean"), statistic.dtype)
     var = to_dtype(vector(var, features, x.dtype, f"{op}: var"), statistic.dtype)
@@ -158,7 +156,7 @@ def batch_norm_backward(
     expect_shape(dout.shape, x.shape, op, "dout")
     if x.ndim not in (2, 4):
         dx, dgamma, dbeta = batch_norm_backward(_image(dout), _image(x), gamma, mean, var, eps=eps)
-        return _restored(dx, x.shape, None), dgamma, dbeta
+        return dx.reshape(x.shape), dgamma, dbeta
     gamma = vector(gamma, features, x.dtype, f"{op}: gamma")
     (problem, kernel, wanted), statistic, parameter = _plan("backward", x, gamma, eps, op)
     mean = to_dtype(vector(mean, features, x.dtype, f"{op}: mean"), statistic.dtype)
@@ -201,9 +199,7 @@ def local_response_norm(
     x = one(x, op)
     problem = _response_problem("forward", x, size, alpha, beta, k, op)
     if x.ndim not in (2, 4):
-        if out is not None:
-            output(out, layout(x.shape, x.dtype, like=x), op, (x,))
-        return _restored(local_response_norm(_image(x), size, alpha, beta, k), x.shape, out)
+        return _restored(local_response_norm(_image(x), size, alpha, beta, k), x, out, op, (x,))
     wanted = layout(x.shape, x.dtype, like=x)
     out = wanted.empty() if out is None else output(out, wanted, op, (x,))
     backend.run(problem, x, out)
@@ -220,7 +216,7 @@ def local_response_norm_backward(
     expect_shape(dout.shape, x.shape, op, "dout")
     problem = _response_problem("backward", x, size, alpha, beta, k, op)
     if x.ndim not in (2, 4):
-        return _restored(local_response_norm_backward(_image(dout), _image(x), size, alpha, beta, k), x.shape, None)
+        return local_response_norm_backward(_image(dout), _image(x), size, alpha, beta, k).reshape(x.shape)
     dx = layout(x.shape, x.dtype, like=x).empty()
     backend.run(problem, dout, x, dx)
     return dx
