@@ -190,7 +190,7 @@ setup(
     package_data={
         "fastdl": ["py.typed"],
         "fastdl.data": ["*.npz", "*.md"],
-        "fastdl.kernels": ["*.md", "**/*.pyx", "**/*.pxi", "**/*.h", "**/*.in"],
+        "fastdl.kernels": ["*.md", "**/*.pyx", "**/*.pxi", "**/*.h", "**/*.in", "**/*.cu", "**/*.cuh"],
     },
     ext_modules=extensions(),
     # Compiling is what takes time: use every core that this process may use.

@@ -99,6 +99,8 @@ def missing(backend: str) -> str:
     """Why ``backend`` cannot run here; empty where it can."""
     if backend == "numba":
         return registry.numba_missing()
+    if backend.startswith("cuda"):
+        return registry.cuda_missing(backend)
     if backend != "cython":
         return ""
     reason = registry.level_missing(registry.LEVELS[0])
@@ -108,8 +110,8 @@ def missing(backend: str) -> str:
 
 
 def available_backends() -> tuple[str, ...]:
-    """The backends that this installation can run, without ``"auto"``."""
-    return tuple(name for name in registry.BACKENDS if not missing(name))
+    """The backends that this installation can run NumPy arrays on, without ``"auto"``."""
+    return tuple(name for name in registry.HOST_BACKENDS if not missing(name))
 
 
 def _checked_backend(name: str, what: str) -> str:

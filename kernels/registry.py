@@ -18,7 +18,9 @@ from .problem import Problem
 
 #: x86-64 psABI levels, lowest first: any CPU; AVX2 + FMA + F16C; AVX-512 F, BW, CD, DQ, VL. Elsewhere only the first.
 LEVELS = ("baseline", "v3", "v4")
-BACKENDS = ("numpy", "cython", "numba")
+#: Of NumPy arrays, and of CuPy arrays: "cuda-emulated" runs the CUDA kernels on a CPU, to prove them where no GPU is.
+HOST_BACKENDS = ("numpy", "cython", "numba")
+BACKENDS = (*HOST_BACKENDS, "cuda", "cuda-emulated")
 #: How convolutions may be computed: by the cheapest row, without Winograd's, or by Winograd's wherever one is eligible.
 CONV_ALGORITHMS = ("auto", "direct", "winograd")
 
@@ -93,6 +95,23 @@ def _numba(folder: str, op: str, direction: str, storage: tuple[str, ...] = _FLO
     )  # fmt: skip
 
 
+def _cuda(
+    folder: str,
+    op: str,
+    direction: str,
+    algorithm: str,
+    storage: tuple[str, ...] = _FLOATS,
+    eligible: Callable[[Problem], bool | str] = _always,
+    cost: Callable[[Problem, str], float] = _free,
+) -> list[Row]:
+    """The rows of a CUDA kernel: on a device, and on a CPU."""
+    target = f"{__package__}.{folder}._cuda:{op}_{direction}"
+    return [
+        Row(op, direction, backend, algorithm, "any", storage, eligible, cost, _no_workspace, target)
+        for backend in ("cuda", "cuda-emulated")
+    ]
+
+
 def _rows(
     folder: str,
     op: str,
@@ -117,6 +136,8 @@ def _rows(
         if "." not in folder:
             rows.append(_reference(folder, op, direction, storage))
             rows.append(_numba(folder, op, direction, storage))
+            if folder in _CUDA_FOLDERS:
+                rows += _cuda(folder, op, direction, algorithm, storage)
         rows += [
             Row(op, direction, "cython", algorithm, isa, storage, eligible, cost, workspace,
                 f"{package}._cython_{isa}:{name}{suffix}")
@@ -124,6 +145,9 @@ def _rows(
         ]  # fmt: skip
     return rows
 
+
+#: Folders with a _cuda.py.
+_CUDA_FOLDERS = {"activation"}
 
 _CONV = "forward backward_input backward_weight"
 
@@ -212,9 +236,19 @@ def numba_missing() -> str:
     return "" if importlib.util.find_spec("numba") else 'Numba is not installed: pip install "fastdl[numba]"'
 
 
+@functools.cache
+def cuda_missing(backend: str) -> str:
+    """Why the rows of "cuda" or "cuda-emulated" cannot run here; empty where they can."""
+    from ._common import cuda
+
+    return cuda.missing(backend == "cuda-emulated")
+
+
 def row_missing(row: Row) -> str:
     """Why this row cannot run here; empty where it can."""
-    return numba_missing() if row.backend == "numba" else level_missing(row.isa)
+    if row.backend in HOST_BACKENDS:
+        return numba_missing() if row.backend == "numba" else level_missing(row.isa)
+    return cuda_missing(row.backend)
 
 
 def available_levels() -> tuple[str, ...]:

@@ -87,7 +87,7 @@ def test_mistakes_on_the_command_line(run):
 
 def test_choices_are_those_of_the_package():
     assert {b.value for b in Backend} == set(registry.BACKENDS)
-    assert {b.value for b in AnyBackend} == set(settings.BACKENDS)
+    assert {b.value for b in AnyBackend} == {"auto", *registry.HOST_BACKENDS}
     assert {i.value for i in Isa} == set(registry.LEVELS)
     assert {d.value for d in Dtype} == set(COMPUTE)
     assert {m.value for m in Method} == set(BY_NAME)

@@ -251,7 +251,7 @@ class Selection(NamedTuple):
 
     ops: tuple[str, ...] = ()
     dtypes: tuple[str, ...] = ()
-    backends: tuple[str, ...] = ()
+    backends: tuple[str, ...] = ()  # empty: all but "cuda-emulated", which proves CUDA kernels and runs nothing else
     isas: tuple[str, ...] = ()
     full: bool = False
     case: str = ""
@@ -267,7 +267,7 @@ class Selection(NamedTuple):
                 if (
                     (not self.ops or row.op in self.ops)
                     and (not self.dtypes or dtype in self.dtypes)
-                    and (not self.backends or row.backend in self.backends)
+                    and (row.backend in self.backends if self.backends else row.backend != "cuda-emulated")
                     and (not self.isas or row.isa in self.isas or row.isa == "any")
                     and (wanted is None or (*wanted.problem[:2], wanted.problem.storage) == (*row[:2], dtype))
                 ):

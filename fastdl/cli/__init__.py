@@ -49,10 +49,12 @@ class Backend(StrEnum):
     numpy = "numpy"
     cython = "cython"
     numba = "numba"
+    cuda = "cuda"
+    cuda_emulated = "cuda-emulated"
 
 
 class AnyBackend(StrEnum):
-    """Backends that a call may ask for."""
+    """Backends of NumPy arrays that a call may ask for."""
 
     auto = "auto"
     numpy = "numpy"
