@@ -74,6 +74,7 @@ def compile_source(source: Source, variant: Variant, architecture: int) -> list[
     found = []
     for name, stack, stores, loads, registers, shared in _LOG.findall(log):
         entry = entries[name]
-        budget = min(MOST, REGISTERS // (entry.threads * entry.resident) // STEP * STEP)
+        resident = entry.resident if architecture >= 80 else (entry.resident + 1) // 2  # as RESIDENT_HERE
+        budget = min(MOST, REGISTERS // (entry.threads * resident) // STEP * STEP)
         found.append(Compiled(name, int(registers), budget, int(stack), int(stores) + int(loads), int(shared or 0)))
     return found

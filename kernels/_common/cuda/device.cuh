@@ -22,8 +22,13 @@ typedef unsigned long long u64;
 #ifdef __CUDACC__
 
 #define DEVICE __device__ __forceinline__
+#if __CUDA_ARCH__ >= 800
+#define RESIDENT_HERE(blocks) (blocks)
+#else // Turing holds half as many threads
+#define RESIDENT_HERE(blocks) ((blocks + 1) / 2)
+#endif
 #define KERNEL(name, threads, blocks, Arguments)                                                                       \
-    extern "C" __global__ void __launch_bounds__(threads, blocks) name(const __grid_constant__ Arguments a)
+    extern "C" __global__ void __launch_bounds__(threads, RESIDENT_HERE(blocks)) name(const __grid_constant__ Arguments a)
 #define SHARED(Type, name, n) __shared__ __align__(128) Type name[n]
 #define DYNAMIC_SHARED(Type, name)                                                                                     \
     extern __shared__ __align__(128) u8 fd_dynamic_shared[];                                                           \
@@ -268,8 +273,9 @@ DEVICE void copy_async(void *to, const void *from, u32 valid) {
     Wide v = {};
     if (valid == 16)
         v = *(const Wide *)from;
-    else
-        for (u32 i = 0; i < valid; i++) ((u8 *)&v)[i] = ((const u8 *)from)[i];
+    else // elements have two bytes at least
+        UNROLL for (u32 i = 0; i < 8; i++)
+            if (2 * i < valid) v.words[i / 2] |= u32(((const u16 *)from)[i]) << 16 * (i & 1);
     *(Wide *)to = v;
 #endif
 }

@@ -104,6 +104,8 @@ class Kernels:
 class Place:
     """Where the arrays of a call are: compiles for it, and has its memory."""
 
+    architecture: int  # 75 is sm_75
+
     def load(self, source: Source, storage: str, **macros: str) -> Any:
         """The kernels of ``source`` for this storage dtype and these macros, which it must list."""
         raise NotImplementedError
@@ -169,6 +171,8 @@ _loading = threading.Lock()
 
 class Emulation(Place):
     """The emulation, with the seed of its schedules."""
+
+    architecture = 90
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
@@ -259,7 +263,10 @@ class Device(Place):
     """A CUDA device."""
 
     def __init__(self, number: int) -> None:
+        import cupy
+
         self.number = number
+        self.architecture = int(cupy.cuda.Device(number).compute_capability)
         self._kernels: dict[tuple[Source, Variant], _DeviceKernels] = {}
 
     def load(self, source: Source, storage: str, **macros: str) -> Any:

@@ -44,9 +44,8 @@ class Entry(NamedTuple):
 class Source:
     """A ``_cuda.cu`` beside the file ``path``, and the ways in which it is compiled.
 
-    ``macros`` lists the combinations of macros beside the storage dtype, all of them, so that a test can compile each:
-    ``({"TILE": "64"}, {"TILE": "128"})``. ``oldest`` says for which storage (or "storage TILE=64") the oldest
-    architecture is not sm_75.
+    Those are each of ``storages`` with each of ``macros``, ``({"KERNEL_SIZE": "3"}, ...)``, or ``variants``. A place
+    compiles one of them only, and the tests compile them all.
     """
 
     def __init__(
@@ -54,19 +53,12 @@ class Source:
         path: str,
         storages: Sequence[str] = tuple(STORAGES),
         macros: Sequence[dict[str, str]] = ({},),
-        oldest: dict[str, int] | None = None,
+        variants: Sequence[Variant] = (),
     ) -> None:
         self.path = Path(path).with_name("_cuda.cu")
-        self._oldest = oldest or {}
-        self.variants = tuple(
-            Variant(storage, tuple(sorted(given.items())), self._age(storage, given))
-            for storage in storages
-            for given in macros
+        self.variants = tuple(variants) or tuple(
+            Variant(storage, tuple(sorted(given.items()))) for storage in storages for given in macros
         )
-
-    def _age(self, storage: str, macros: dict[str, str]) -> int:
-        names = [storage, *(f"{storage} {name}={value}" for name, value in macros.items())]
-        return max((self._oldest.get(name, 75) for name in names), default=75)
 
     @functools.cached_property
     def text(self) -> str:
@@ -120,6 +112,7 @@ class Source:
         if found is None:
             raise ValueError(f"{self.path} has no struct {name}")
         fields: list[tuple[str, Any]] = []
+        ctype: Any
         compute = "double" if variant.storage == "float64" else "float"
         for statement in re.sub(r"//.*", "", found).split(";"):
             if not statement.strip():

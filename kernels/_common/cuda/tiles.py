@@ -1,0 +1,99 @@
+"""Tiles of ``matmul.cuh``: which there are, which one a product takes, and how its depth is split."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from . import Variant, cut, pointer
+
+#: Blocks that are to be there at least, two for each of the 132 multiprocessors of an H100. A constant: the bits of a
+#: split sum must not depend on the device.
+BLOCKS = 264
+#: Storages whose products run on tensor cores. float32 does where TF32 was asked for.
+HALVES = ("float16", "bfloat16")
+#: As in ``epilogue.cuh``.
+KINDS = {"float32": 1, "float64": 2, "float16": 3, "bfloat16": 4}
+STAGES, LINE = 4, 64
+
+
+class Tile(NamedTuple):
+    """What a block makes."""
+
+    m: int
+    n: int
+    tensor: bool
+
+    @property
+    def macros(self) -> dict[str, str]:
+        """As a variant of a source."""
+        # With two blocks on a multiprocessor a thread has 128 registers: too few for 8 x 8 sums and their operands.
+        resident = 1 if self.m + self.n == 256 and not self.tensor else 2
+        names = {"RESIDENT": resident, "TENSOR": int(self.tensor), "TILE_M": self.m, "TILE_N": self.n}
+        return {name: str(value) for name, value in names.items()}
+
+    @property
+    def shared(self) -> int:
+        """Bytes of dynamic shared memory."""
+        return STAGES * (self.m + self.n) * LINE
+
+
+#: From the largest. A large tile reads each operand less often, a small one leaves no multiprocessor without work.
+SIZES = ((128, 128), (128, 64), (64, 64))
+
+
+def tiles(storage: str) -> tuple[Tile, ...]:
+    """The tiles that a storage dtype has: 128 x 128 doubles do not fit into registers, nor do halves on FMA units."""
+    if storage in HALVES:
+        return (*(Tile(*size, True) for size in SIZES), Tile(64, 64, False))
+    if storage == "float64":
+        return (Tile(64, 64, False),)
+    return tuple(Tile(*size, tensor) for tensor in (False, True) for size in SIZES)
+
+
+def variants() -> list[Variant]:
+    """Every storage with each of its tiles, and the oldest architecture that has the instructions."""
+    return [
+        Variant(storage, tuple(tile.macros.items()), oldest(storage) if tile.tensor else 75)
+        for storage in KINDS
+        for tile in tiles(storage)
+    ]
+
+
+def oldest(storage: str) -> int:
+    """The oldest architecture whose tensor cores take this storage."""
+    return 75 if storage == "float16" else 80
+
+
+def choose(storage: str, architecture: int, m: int, n: int, batch: int = 1, tf32: bool = False) -> Tile:
+    """The largest tile with enough blocks; where none has, the smallest."""
+    tensor = (storage in HALVES or tf32) and architecture >= oldest(storage)
+    own = [tile for tile in tiles(storage) if tile.tensor == tensor]
+    for tile in own:
+        padded = cut(m, tile.m) * tile.m * cut(n, tile.n) * tile.n
+        if cut(m, tile.m) * cut(n, tile.n) * batch >= BLOCKS // 2 and padded <= 1.25 * m * n:
+            return tile
+    return own[-1]
+
+
+def splits(tile: Tile, m: int, n: int, depth: int, itemsize: int, batch: int = 1, least: int = 16) -> tuple[int, int]:
+    """Into how many parts the depth is cut, and the depth of each: whole stages, at least ``least`` of them."""
+    stage = LINE // itemsize
+    blocks = max(cut(m, tile.m) * cut(n, tile.n) * batch, 1)
+    stages = max(cut(depth, stage), 1)
+    parts = max(1, min(cut(BLOCKS, blocks), stages // least))
+    each = cut(stages, parts)
+    return cut(stages, each), each * stage
+
+
+def vector(v: Any) -> tuple[int, int, int]:
+    """A bias as the fields of ``Vector``."""
+    if v is None:
+        return 0, 0, 0
+    return pointer(v), v.strides[0] // v.itemsize, KINDS[v.dtype.name]
+
+
+def sums_dtype(storage: str) -> np.dtype[Any]:
+    """The dtype of partial sums."""
+    return np.dtype(np.float64 if storage == "float64" else np.float32)
