@@ -93,6 +93,11 @@ def heap(nbytes: int) -> np.ndarray:
     return np.empty(nbytes + 8, np.uint8)[8:]
 
 
+def heap_aligned(nbytes: int) -> np.ndarray:
+    """The same, aligned to 16 bytes: what a GPU's wide accesses need."""
+    return np.empty(nbytes, np.uint8)
+
+
 def place(shape: tuple[int, ...], dtype: np.dtype[Any], order: str, allocate: Allocate = heap) -> Placed:
     """An uninitialised array of ``shape`` with the memory layout ``order``, whose last element ends its buffer.
 

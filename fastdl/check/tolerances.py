@@ -53,6 +53,10 @@ BLOCKS = {
     ("batch_norm", "forward"): Blocks(128, 20, True),  # 16 sums of 8 terms, one after the other; a subtraction
     ("batch_norm", "backward"): Blocks(128, 20, True),
 }
+#: What they say about CUDA's rows.
+CUDA_BLOCKS = {
+    ("global_avg_pool2d", "forward"): Blocks(32, 6, True),  # a chain of four trees of 8 terms
+}
 #: And what their references say.
 REFERENCE_BLOCKS = {
     ("batch_norm", "forward"): Blocks(1, 0, True),
@@ -447,7 +451,8 @@ _BOUNDS: dict[str, Callable[[Call], dict[str, Error]]] = {
 def habits_of(row: Row) -> Habits:
     """What the row's contract promises."""
     numpy = row.backend == "numpy"
-    blocks = (REFERENCE_BLOCKS if numpy else BLOCKS).get((row.op, row.direction))
+    documented = REFERENCE_BLOCKS if numpy else CUDA_BLOCKS if row.backend.startswith("cuda") else BLOCKS
+    blocks = documented.get((row.op, row.direction))
     return Habits(numpy, blocks, variant(row) if row.is_winograd else None)
 
 

@@ -47,6 +47,9 @@ _MANY_WINDOWS = (
     "size=2x13x12,channels=70,order=nhwc,out_order=nhwc,kernel=3x3,stride=1x1,pads=1x1x1x1,values=few,indices=yes",
     "size=2x13x12,channels=70,order=nhwc,out_order=nhwc,kernel=3x3,stride=2x2,pads=1x0x0x1,values=special,indices=no",
 )
+_LAST = "channels=64,order=nhwc,out_order=nhwc"
+#: Windows of an image that kernels have code of their own for.
+_USUAL_WINDOWS = (f"kernel=2x2,stride=2x2,{_LAST}", f"kernel=3x3,stride=2x2,{_LAST}", f"kernel=5x3,{_LAST}")
 _LARGE_CONV = (
     "values=integers,size=4x14x13,channels=64x40,kernel=3x3,pads=1x1x1x1,order=nhwc,out_order=nhwc,w_order=nchw",
     "values=wide,size=2x14x13,channels=65x33,kernel=3x3,stride=1x1,pads=2x2x2x2,order=nhwc,out_order=nchw,w_order=nhwc",
@@ -120,8 +123,15 @@ SPECS: dict[str, Spec] = {
             f"{_STRIPS},stride=2x2",
         ),
     ),
-    "max_pool2d": Spec(window_axes("max_pool2d"), pool, _MANY_WINDOWS, pool_derive, signed=True),
-    "avg_pool2d": Spec(window_axes("avg_pool2d"), pool, _MANY_WINDOWS),
+    "max_pool2d": Spec(
+        window_axes("max_pool2d"),
+        pool,
+        _MANY_WINDOWS,
+        pool_derive,
+        (*(f"{text},dilation=1x1" for text in _USUAL_WINDOWS), f"kernel=5x3,dilation=2x3,{_LAST}"),
+        signed=True,
+    ),
+    "avg_pool2d": Spec(window_axes("avg_pool2d"), pool, _MANY_WINDOWS, corners=_USUAL_WINDOWS),
     "global_avg_pool2d": Spec(
         global_axes,
         global_pool,
@@ -129,7 +139,9 @@ SPECS: dict[str, Spec] = {
             "size=5x41x37,channels=65,order=nhwc,out_order=nhwc",
             "size=9x41x37,channels=3",
             "size=2x12x13,channels=300,order=nhwc",
+            "size=1x41x37,channels=64,order=nhwc,out_order=nhwc",
         ),
+        corners=(_LAST,),
     ),
     "batch_norm": Spec(
         batch_axes,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from ...kernels.geometry import Pads, Pair
 from ...kernels.problem import Problem
 from ..arrays import ORDERS
-from ..cases import Argument, numbers
+from ..cases import Argument, Axes, numbers
 
 Made = tuple[Problem, Sequence[Argument], Sequence[str]] | None
 ToProblem = Callable[..., Problem]
@@ -35,3 +35,8 @@ def pads_of(text: str) -> Pads:
     """``"1x2x3x4"`` as (top, bottom, left, right)."""
     top, bottom, left, right = numbers(text)
     return top, bottom, left, right
+
+
+def same_order(axes: Axes) -> str:
+    """The order of all other operands where two have the same one, as it is in a network; else it is drawn."""
+    return axes["order"] if axes["order"] == axes["out_order"] else ""

@@ -23,6 +23,7 @@ from .axes import (
     ToProblem,
     pads_of,
     pair_of,
+    same_order,
 )
 
 
@@ -104,14 +105,14 @@ def pool(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
         if direction == "forward":
             return p, (make.input("x", x, gentle, a["order"]), make.output("out", out, a["out_order"])), ("x",)
         return p, (make.input("dout", out, gentle, a["order"]), make.output("x", x, a["out_order"])), ("x",)
-    integers = index_dtype(kernel)
+    integers, same = index_dtype(kernel), same_order(a)
     if direction == "forward":
-        indices = make.output("indices", out, dtype=integers) if a["indices"] == "yes" else None
+        indices = make.output("indices", out, same, integers) if a["indices"] == "yes" else None
         return p, (make.input("x", x, fill, a["order"]), make.output("out", out, a["out_order"]), indices), ("x",)
     arguments = (
         make.input("dout", out, gentle, a["order"]),
-        make.input("indices", out, "from argmax", make.rng.choice(OUT_ORDERS), integers),
-        None if epilogue == "none" else make.input("out", out, "special:1" if fill == "special:1" else "integers:1"),
+        make.input("indices", out, "from argmax", same or make.rng.choice(OUT_ORDERS), integers),
+        None if epilogue == "none" else make.input("out", out, fill if fill == "special:1" else "integers:1", same),
         make.output("x", x, a["out_order"]),
     )
     return p, arguments, ("x",)
