@@ -147,7 +147,7 @@ def _rows(
 
 
 #: Folders with a _cuda.py.
-_CUDA_FOLDERS = {"activation"}
+_CUDA_FOLDERS = {"activation", "cast"}
 
 _CONV = "forward backward_input backward_weight"
 
