@@ -116,6 +116,10 @@ class Place:
         """A copy of a small host array that kernels can read."""
         raise NotImplementedError
 
+    def given(self, a: Any) -> Any:
+        """A small array of numbers that is here or on the host, where kernels can read it."""
+        return self.table(a) if isinstance(a, np.ndarray) else a
+
 
 def _variant(source: Source, storage: str, macros: dict[str, str]) -> Variant:
     wanted = tuple(sorted(macros.items()))
