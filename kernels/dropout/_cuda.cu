@@ -5,7 +5,8 @@ struct Mask {
     u8 *out;
     i64 n;
     u64 least; // word that keeps its element
-    const u64 *seed, *step;
+    const u64 *seed, *step; // see given
+    u64 seed_value, step_value;
     int aligned; // to 4 bytes
 };
 
@@ -26,7 +27,7 @@ KERNEL(dropout_mask, 256, 4, Mask) {
     i64 block = i64(BLOCK_X) * 256 + THREAD, left = a.n - 4 * block;
     if (left <= 0) return;
     u32 word[4], bytes = 0;
-    philox(block, *a.step, *a.seed, word);
+    philox(block, given(a.step, a.step_value), given(a.seed, a.seed_value), word);
     UNROLL for (int i = 0; i < 4; i++) bytes |= u32(word[i] >= a.least) << 8 * i;
     if (a.aligned && left >= 4) {
         store(a.out + 4 * block, bytes);

@@ -13,12 +13,11 @@ SOURCE = Source(__file__)
 
 
 def dropout_mask(problem: Problem, state: Any, out: Any, threads: int) -> None:
-    gpu = place_of(out, threads)
-    state = gpu.given(state)
-    seed, to = pointer(state), pointer(out)
+    gpu, to = place_of(out, threads), pointer(out)
+    (seed, seed_value), (step, step_value) = gpu.number(state[:1]), gpu.number(state[1:])
     gpu.load(SOURCE, problem.storage).launch(
         "dropout_mask", cut(out.size, 4 * 256), out=to, n=out.size, least=threshold(problem.attr("ratio")),
-        seed=seed, step=seed + state.strides[0], aligned=to % 4 == 0,
+        seed=seed, step=step, seed_value=seed_value, step_value=step_value, aligned=to % 4 == 0,
     )  # fmt: skip
 
 

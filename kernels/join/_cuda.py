@@ -25,11 +25,8 @@ def _in_words(itemsize: int, extent: Extent, views: tuple[View, ...]) -> dict[st
     n, shape, axes, flat = extent
     last, word = axes - 1, itemsize
     if axes and all(strides[last] == itemsize for _, strides in views):
-        numbers = (
-            shape[last] * itemsize,
-            *(at for at, _ in views),
-            *(s for _, strides in views for s in strides[:last]),
-        )
+        steps = [stride for _, strides in views for stride in strides[:last]]
+        numbers = shape[last] * itemsize, *(at for at, _ in views), *steps
         word = math.gcd(16, *numbers)
         shape = (*shape[:last], shape[last] * itemsize // word, *shape[axes:])
         views = tuple((at, (*strides[:last], word, *strides[axes:])) for at, strides in views)

@@ -76,6 +76,8 @@ typedef unsigned long long u64;
 template <class V> DEVICE V least(V a, V b) { return b < a ? b : a; }
 template <class V> DEVICE V most(V a, V b) { return a < b ? b : a; }
 DEVICE i64 cut(i64 a, i64 b) { return (a + b - 1) / b; } // a / b, rounded up
+// A number of the caller's that is on the device, or (null) came with the arguments.
+template <class V> DEVICE V given(const V *at, V value) { return at ? *at : value; }
 
 // ---- bits and halves ------------------------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ View = tuple[int, tuple[int, ...]]
 Extent = tuple[int, tuple[int, ...], int, int]
 
 
-def _merged(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
+def merged(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[list[int], list[list[int]]]:
     """Axes (sizes, strides of each array) outermost first in the last array's memory, joined where all arrays can."""
     axes = [i for i, size in enumerate(shape) if size != 1]
     axes.sort(key=lambda i: -abs(strides[-1][i]))
@@ -35,7 +35,7 @@ def _merged(shape: Sequence[int], strides: Sequence[Sequence[int]]) -> tuple[lis
 
 def extents(*arrays: Any) -> Iterator[tuple[Extent, tuple[View, ...]]]:
     """The launches that go through arrays of one shape: one, or several where more than six axes are left."""
-    sizes, steps = _merged(arrays[0].shape, [a.strides for a in arrays])
+    sizes, steps = merged(arrays[0].shape, [a.strides for a in arrays])
     starts = [pointer(a) for a in arrays]
     outer = max(len(sizes) - AXES, 0)
     inner, rest = sizes[outer:], (1,) * (AXES - len(sizes) + outer)
