@@ -147,7 +147,7 @@ def _rows(
 
 
 #: Folders with a _cuda.py.
-_CUDA_FOLDERS = {"activation", "cast", "dropout", "join", "loss", "optim"}
+_CUDA_FOLDERS = {"activation", "cast", "dropout", "im2col", "join", "loss", "optim"}
 
 _CONV = "forward backward_input backward_weight"
 
