@@ -147,7 +147,7 @@ def _rows(
 
 
 #: Folders with a _cuda.py.
-_CUDA_FOLDERS = {"activation", "conv", "gemm", "pool"}
+_CUDA_FOLDERS = {"activation", "cast", "conv", "dropout", "gemm", "im2col", "join", "loss", "optim", "pool"}
 
 _CONV = "forward backward_input backward_weight"
 

@@ -21,6 +21,9 @@ With m = max_j x[i, j], e[i, j] = exp(x[i, j] - m) and s[i] = sum_j e[i, j]::
 * Labels are not checked. One outside 0 .. classes - 1 has the loss NaN and subtracts nothing in the backward pass.
 * Sums along a row of compiled kernels: fewer than 16 terms from left to right; else lane l of 16 adds up the terms l,
   l + 16, l + 32, ..., and the lanes are added in pairs (l, l + 8), (l, l + 4), ... The same on every ISA level.
+  Of CUDA's: classes in 16 bytes of ``storage`` neighbour each other in a thread, which adds them up from left to right,
+  one such group of each 8 (up to 32 bytes of sums in a thread), 32 (128 bytes) or 256 groups; the threads of a warp are
+  added in pairs (l, l + 16), (l, l + 8), ..., and warps from left to right. exp and log are CUDA's.
 * No output overlaps an input or another output.
 """
 

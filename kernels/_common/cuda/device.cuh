@@ -81,12 +81,16 @@ typedef unsigned long long u64;
 template <class V> DEVICE V least(V a, V b) { return b < a ? b : a; }
 template <class V> DEVICE V most(V a, V b) { return a < b ? b : a; }
 DEVICE i64 cut(i64 a, i64 b) { return (a + b - 1) / b; } // a / b, rounded up
+// A number of the caller's that is on the device, or (null) came with the arguments.
+template <class V> DEVICE V given(const V *at, V value) { return at ? *at : value; }
 
 // ---- bits and halves ------------------------------------------------------------------------------------------------
 
 #ifdef __CUDACC__
 DEVICE u32 bits_of(float v) { return __float_as_uint(v); }
 DEVICE float float_of(u32 v) { return __uint_as_float(v); }
+DEVICE u64 bits_of(double v) { return __double_as_longlong(v); }
+DEVICE double double_of(u64 v) { return __longlong_as_double(v); }
 #else
 DEVICE u32 bits_of(float v) {
     u32 b;
@@ -98,7 +102,24 @@ DEVICE float float_of(u32 b) {
     memcpy(&v, &b, 4);
     return v;
 }
+DEVICE u64 bits_of(double v) {
+    u64 b;
+    memcpy(&b, &v, 8);
+    return b;
+}
+DEVICE double double_of(u64 b) {
+    double v;
+    memcpy(&v, &b, 8);
+    return v;
+}
 #endif
+// A NaN has a sign too; a GPU's conversions make one positive NaN of all.
+DEVICE bool negative(float v) { return bits_of(v) >> 31; }
+DEVICE bool negative(double v) { return bits_of(v) >> 63; }
+DEVICE float with_sign(float v, bool minus) { return float_of((bits_of(v) & 0x7FFFFFFF) | u32(minus) << 31); }
+DEVICE double with_sign(double v, bool minus) {
+    return double_of((bits_of(v) & 0x7FFFFFFFFFFFFFFF) | u64(minus) << 63);
+}
 
 struct f16 {
     u16 bits;
@@ -106,6 +127,8 @@ struct f16 {
 struct bf16 {
     u16 bits;
 };
+DEVICE bool negative(f16 v) { return v.bits >> 15; }
+DEVICE bool negative(bf16 v) { return v.bits >> 15; }
 
 template <class Storage> struct Compute {
     typedef float type;
@@ -116,6 +139,7 @@ template <> struct Compute<double> {
 
 DEVICE double widen(double v) { return v; }
 DEVICE float widen(float v) { return v; }
+DEVICE float widen(u8 v) { return v; }
 DEVICE float widen(bf16 v) { return float_of(u32(v.bits) << 16); }
 DEVICE float widen(f16 v) {
 #ifdef __CUDACC__
@@ -165,10 +189,10 @@ DEVICE float to_odd(double v) {
     float near = float(v), down = near;
     if (std::isfinite(v) && std::fabs(double(near)) > std::fabs(v)) down = float_of(bits_of(near) - 1);
 #endif
-    return v == v && double(down) != v ? float_of(bits_of(down) | 1) : down;
+    return with_sign(v == v && double(down) != v ? float_of(bits_of(down) | 1) : down, negative(v));
 }
 template <class To> DEVICE To narrow(double v) { return narrow<To>(to_odd(v)); }
-template <> DEVICE float narrow<float>(double v) { return float(v); }
+template <> DEVICE float narrow<float>(double v) { return with_sign(float(v), negative(v)); }
 template <> DEVICE double narrow<double>(double v) { return v; }
 
 #ifndef FD_STORAGE
@@ -211,8 +235,8 @@ struct alignas(16) Wide {
     u32 words[4];
 };
 
-template <class Element> struct alignas(16) Pack {
-    static constexpr int N = 16 / sizeof(Element);
+template <class Element, int n = 16 / int(sizeof(Element))> struct alignas(n * sizeof(Element)) Pack {
+    static constexpr int N = n;
     Element at[N];
 };
 

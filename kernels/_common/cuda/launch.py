@@ -118,6 +118,11 @@ class Place:
         """A copy of a small host array that kernels can read."""
         raise NotImplementedError
 
+    def number(self, a: Any) -> tuple[int, Any]:
+        """A one-element array for ``given`` in ``device.cuh``: (its address, 0), or (0, its value) where it is on the
+        host."""
+        raise NotImplementedError
+
 
 def _variant(source: Source, storage: str, macros: dict[str, str]) -> Variant:
     wanted = tuple(sorted(macros.items()))
@@ -193,6 +198,9 @@ class Emulation(Place):
 
     def table(self, values: np.ndarray) -> np.ndarray:
         return values
+
+    def number(self, a: np.ndarray) -> tuple[int, Any]:
+        return (pointer(a), 0) if self.seed % 2 else (0, a.item())
 
 
 def cache_folder() -> Path:
@@ -286,6 +294,9 @@ class Device(Place):
         import cupy
 
         return cupy.asarray(values)
+
+    def number(self, a: Any) -> tuple[int, Any]:
+        return (0, a.item()) if isinstance(a, np.ndarray) else (pointer(a), 0)
 
 
 @functools.cache
