@@ -10,6 +10,7 @@ Importing this package imports no other; every name below is loaded at its first
 ``get_num_threads``, ``set_default_dtype``,
 ``get_default_dtype``, ``set_conv_algorithm``,
 ``inference``, ``explain``
+``to_device``                                          an array's copy on a GPU, or back in host memory
 =====================================================  ==========================================================
 """
 
@@ -30,6 +31,7 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from . import data, functional, layers, models, network, optim, train
+    from ._device import to_device
     from .backend import (
         explain,
         get_default_dtype,
@@ -85,6 +87,7 @@ __all__ = [
     "set_default_dtype",
     "set_num_threads",
     "threads",
+    "to_device",
     "train",
     "use_backend",
 ]
@@ -93,6 +96,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
+    if name == "to_device":
+        return importlib.import_module(f"{__name__}._device").to_device
     if name in _SETTINGS:
         value = getattr(importlib.import_module(f"{__name__}.backend"), name)
         globals()[name] = value
@@ -101,4 +106,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES, *_SETTINGS})
+    return sorted({*globals(), *_MODULES, *_SETTINGS, "to_device"})

@@ -1,15 +1,20 @@
-"""The one small array module: which arrays are taken, which dtype a result has, and where its memory comes from."""
+"""The one small array module: which arrays are taken, which dtype a result has, and where its memory comes from.
+
+An array is NumPy's or CuPy's. All arrays of a call are where its first is: outputs come from there, lists and numbers
+go there, and other arrays must be there. (:mod:`fastdl._device` knows the rest about CuPy.)
+"""
 
 from __future__ import annotations
 
 import importlib.util
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
-from . import backend
+from . import _device, backend
+from ._device import is_device
 from .kernels.problem import COMPUTE, Problem
 
 try:
@@ -17,7 +22,8 @@ try:
 except ImportError:  # nothing is compiled
     Block = None
 
-Array = NDArray[Any]
+#: NumPy's arrays; CuPy's have the same attributes, and no types that a checker could know.
+Array: TypeAlias = NDArray[Any]
 Shape = tuple[int, ...]
 
 # Outputs of at least this many bytes come from the pool of output memory. Below it malloc recycles memory as well as
@@ -47,6 +53,16 @@ class Layout(NamedTuple):
         return np.ndarray(shape, dtype, None, 0, strides)
 
 
+class DeviceLayout(Layout):
+    """What an output on a device needs."""
+
+    __slots__ = ()
+
+    def empty(self) -> Any:
+        """A new CuPy array of this layout on the current device; its values are undefined."""
+        return _device.empty(self.shape, self.dtype, self.strides)
+
+
 def dense_strides(shape: Shape, itemsize: int, axes: tuple[int, ...]) -> tuple[int, ...]:
     """Strides of an array without gaps whose ``axes`` lie in memory in this order, the outermost first."""
     strides = [itemsize] * len(shape)
@@ -57,8 +73,10 @@ def dense_strides(shape: Shape, itemsize: int, axes: tuple[int, ...]) -> tuple[i
     return tuple(strides)
 
 
-def layout(shape: Shape, dtype: np.dtype[Any], order: str = "nchw", like: Array | None = None) -> Layout:
-    """The layout of a dense array.
+def layout(
+    shape: Shape, dtype: np.dtype[Any], order: str = "nchw", like: Array | None = None, on: Any = None
+) -> Layout:
+    """The layout of a dense array, where the array ``like`` or ``on`` is; in host memory without one.
 
     ``order`` is ``"nchw"`` (C-contiguous) or ``"nhwc"`` (channels last: the shape stays (N, C, H, W), the memory is
     that of an (N, H, W, C) array; other numbers of dimensions are C-contiguous). ``like`` instead takes the order of
@@ -73,15 +91,45 @@ def layout(shape: Shape, dtype: np.dtype[Any], order: str = "nchw", like: Array 
         axes = (0, 2, 3, 1) if len(shape) == 4 else axes
     elif order != "nchw":
         raise ValueError(f"order must be 'nchw' or 'nhwc', not {order!r}")
-    return Layout(shape, dtype, dense_strides(shape, dtype.itemsize, axes), math.prod(shape) * dtype.itemsize)
+    place = like if on is None else on
+    kind = DeviceLayout if place is not None and type(place) is not np.ndarray and is_device(place) else Layout
+    return kind(shape, dtype, dense_strides(shape, dtype.itemsize, axes), math.prod(shape) * dtype.itemsize)
 
 
-def empty(shape: Shape, dtype: np.dtype[Any] | str, order: str = "nchw", like: Array | None = None) -> Array:
+def empty(shape: Shape, dtype: DTypeLike, order: str = "nchw", like: Array | None = None, on: Any = None) -> Array:
     """A new array of undefined values, from the pool of output memory where it is large. See :func:`layout`.
 
     Memory goes back to the pool when the last view of it is gone: results may be kept for as long as one likes.
     """
-    return layout(tuple(shape), np.dtype(dtype), order, like).empty()
+    return layout(tuple(shape), np.dtype(dtype), order, like, on).empty()
+
+
+def zeros(shape: Shape, dtype: np.dtype[Any], on: Any) -> Array:
+    """A new C-contiguous array of zeros where ``on`` is."""
+    return _device.zeros(shape, dtype) if is_device(on) else np.zeros(shape, dtype)
+
+
+def assign(out: Array, a: Array) -> None:
+    """``out[...] = a``, for arrays of one shape and dtype."""
+    if is_device(out):
+        _device.copy(out, a)
+    else:
+        out[...] = a
+
+
+def reshaped(a: Array, shape: Shape) -> Array:
+    """``a`` with another shape, in the order of its axes; a copy where its memory is not in that order."""
+    return a.reshape(shape) if type(a) is np.ndarray or not is_device(a) else _device.reshaped(a, shape)
+
+
+def share_memory(a: Array, b: Array) -> bool:
+    """Whether the memory of the arrays may overlap."""
+    return _device.share_memory(a, b) if is_device(a) else np.may_share_memory(a, b)
+
+
+def address(a: Array) -> int:
+    """That of the first element."""
+    return _device.pointer(a)
 
 
 def arranged(a: Array, wanted: Layout) -> Array:
@@ -90,11 +138,11 @@ def arranged(a: Array, wanted: Layout) -> Array:
     A layer's gradient gets the order of its input this way, so that the layer before reads both in one: the gradient of
     a 2x2 pooling to 8x8 images took 30 times as long in two.
     """
-    shaped = a.reshape(wanted.shape)
+    shaped = reshaped(a, wanted.shape)
     if shaped.strides == wanted.strides:
         return shaped
     out = wanted.empty()
-    out[...] = shaped
+    assign(out, shaped)
     return out
 
 
@@ -131,7 +179,7 @@ def result_dtype(*arrays: Array | np.dtype[Any], what: str = "an array") -> np.d
     default dtype, or float64 where none is set. Raises ``TypeError`` for float16 with bfloat16, neither of which can
     hold the other, and for dtypes that no kernel stores: complex, object, longdouble, ...
     """
-    dtypes = [a.dtype if isinstance(a, np.ndarray) else a for a in arrays]
+    dtypes = [a if isinstance(a, np.dtype) else a.dtype for a in arrays]
     for dtype in dtypes:
         _check_dtype(dtype, what)
     if all(dtype.kind in "biu" for dtype in dtypes):
@@ -149,7 +197,6 @@ def result_dtype(*arrays: Array | np.dtype[Any], what: str = "an array") -> np.d
 # ---- operands -------------------------------------------------------------------------------------------------------
 
 _OTHER_LIBRARIES = {
-    "cupy": "cupy.asnumpy(array)",
     "torch": "tensor.detach().cpu().numpy()",
     "jax": "numpy.asarray(array)",
     "jaxlib": "numpy.asarray(array)",
@@ -157,10 +204,11 @@ _OTHER_LIBRARIES = {
 }
 
 
-def as_array(a: Any, what: str) -> Array:
-    """``a`` as a plain ndarray, without copying one; lists and scalars become arrays.
+def as_array(a: Any, what: str, beside: Any = None) -> Array:
+    """``a`` as a plain NumPy or CuPy array, without copying one; lists and scalars become arrays where ``beside`` is.
 
-    Raises ``TypeError`` for masked arrays (their mask would be lost) and for arrays of other libraries.
+    Arrays in CUDA memory of other libraries, such as torch tensors, become CuPy arrays over the same memory. Raises
+    ``TypeError`` for masked arrays (their mask would be lost) and for arrays of other libraries in host memory.
     """
     if type(a) is np.ndarray:
         return a
@@ -168,11 +216,27 @@ def as_array(a: Any, what: str) -> Array:
         if isinstance(a, np.ma.MaskedArray):
             raise TypeError(f"{what} is a masked array, whose mask would be lost; fill it first: a.filled(value)")
         return a.view(np.ndarray)
+    if is_device(a):
+        return a  # type: ignore[no-any-return]
+    if _device.is_foreign(a):
+        return _device.adopted(a, what)  # type: ignore[no-any-return]
     module = type(a).__module__.partition(".")[0]
-    if module in _OTHER_LIBRARIES or hasattr(a, "__cuda_array_interface__"):
-        advice = _OTHER_LIBRARIES.get(module, "a copy in host memory")
-        raise TypeError(f"{what} is a {module} {type(a).__name__}; fastdl takes NumPy arrays, so pass {advice}")
-    return np.asarray(a)
+    if module in _OTHER_LIBRARIES:
+        raise TypeError(
+            f"{what} is a {module} {type(a).__name__}; fastdl takes NumPy arrays, so pass {_OTHER_LIBRARIES[module]}"
+        )
+    array = np.asarray(a)
+    return _device.from_host(array, _device.number_of(beside)) if is_device(beside) else array
+
+
+def expect_beside(op: str, name: str, a: Array, other_name: str, other: Array) -> None:
+    """``TypeError`` unless both arrays are in one place."""
+    place, other_place = _device.device_of(a), _device.device_of(other)
+    if place != other_place:
+        raise TypeError(
+            f"{op}: {name} is {_device.description(a)} and {other_name} is {_device.description(other)}; move one of "
+            f"them: fastdl.to_device({name}, {other_place!r}) or fastdl.to_device({other_name}, {place!r})"
+        )
 
 
 def prepare(a: Array, dtype: np.dtype[Any]) -> Array:
@@ -181,16 +245,28 @@ def prepare(a: Array, dtype: np.dtype[Any]) -> Array:
     The natural alignment of the four floating-point dtypes is their size, so that an aligned array also has strides
     that are multiples of it.
     """
-    if a.dtype == dtype and a.flags.aligned:
+    on_device = type(a) is not np.ndarray and is_device(a)
+    if a.dtype == dtype and (on_device or a.flags.aligned):
         return a
     source = a.dtype.newbyteorder("=")
-    if a.dtype != source or not a.flags.aligned:
+    if not on_device and (a.dtype != source or not a.flags.aligned):
         a = a.astype(source, order="K")
     if source == dtype:
         return a
     if source.name not in COMPUTE:
-        return a.astype(dtype, order="K")
+        return numbers(a, dtype)
     out = empty(a.shape, dtype, like=a)
     problem = Problem("cast", "forward", (a.shape,), dtype.name, attrs=(("source", source.name),))
     backend.run(problem, a, out)
+    return out
+
+
+def numbers(a: Array, dtype: np.dtype[Any]) -> Array:
+    """Integers or bool as ``dtype``, in their layout."""
+    if not is_device(a):
+        return a.astype(dtype, order="K")
+    from .kernels.device import _cuda as kernels
+
+    out = empty(a.shape, dtype, like=a)
+    kernels.numbers(a, out)
     return out

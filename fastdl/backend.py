@@ -71,24 +71,33 @@ BACKENDS = ("auto", *registry.BACKENDS)
 
 
 class Choice:
-    """Backend, ISA cap and convolution algorithm of a context. Equal only to itself, so that it is a cheap part of a
-    key."""
+    """Backend, ISA cap and convolution algorithm of a context, for NumPy arrays or those of one device. Equal only to
+    itself, so that it is a cheap part of a key."""
 
-    __slots__ = ("_siblings", "backend", "cap", "conv", "log")
+    __slots__ = ("_siblings", "backend", "cap", "conv", "device", "log")
 
-    def __init__(self, backend: str, cap: str, conv: str, log: Explanation | None = None) -> None:
+    def __init__(
+        self, backend: str, cap: str, conv: str, log: Explanation | None = None, device: int | None = None
+    ) -> None:
         self.backend = backend
         self.cap = cap
         self.conv = conv
         self.log = log
-        self._siblings = {(backend, cap, conv): self}
+        self.device = device
+        self._siblings = {(backend, cap, conv, device): self}
 
-    def replace(self, backend: str | None = None, cap: str | None = None, conv: str | None = None) -> Choice:
+    def replace(
+        self,
+        backend: str | None = None,
+        cap: str | None = None,
+        conv: str | None = None,
+        device: int | None = None,
+    ) -> Choice:
         """The one choice with these values and this one's log."""
-        key = (backend or self.backend, cap or self.cap, conv or self.conv)
+        key = (backend or self.backend, cap or self.cap, conv or self.conv, device)
         found = self._siblings.get(key)
         if found is None:
-            found = Choice(*key, self.log)
+            found = Choice(*key[:3], self.log, device)
             found._siblings = self._siblings
             found = self._siblings.setdefault(key, found)
         return found
@@ -128,6 +137,7 @@ def _checked_algorithm(name: str, what: str) -> str:
     return name
 
 
+_ndarray = np.ndarray
 _process_choice = Choice(
     _checked_backend(os.environ.get("FASTDL_BACKEND", "auto").lower(), "FASTDL_BACKEND"),
     registry.environment_cap(),
@@ -141,13 +151,49 @@ def current() -> Choice:
     return _choice.get() or _process_choice
 
 
+def choice_for(a: Any) -> Choice:
+    """What a call made now on the array ``a`` would use: CuPy arrays run on their device, whatever is set for NumPy's.
+
+    Raises ``KernelError`` where a backend of NumPy arrays was asked for, or another device is current.
+    """
+    if type(a) is _ndarray:
+        return _choice.get() or _process_choice
+    return _device_choice(a, current())
+
+
+def _device_choice(a: Any, choice: Choice) -> Choice:
+    from . import _device
+
+    if not _device.is_device(a):
+        return choice
+    import cupy
+
+    number, current_number = _device.number_of(a), cupy.cuda.runtime.getDevice()
+    found = choice._siblings.get(("cuda", choice.cap, choice.conv, number))
+    if found is not None and number == current_number and choice.backend in ("auto", "cuda"):
+        return found
+    if choice.backend not in ("auto", "cuda"):
+        raise KernelError(
+            f"the backend in use is {choice.backend!r}, and CuPy arrays run on 'cuda' alone: use 'auto' or 'cuda', or "
+            f"move the arrays with fastdl.to_device(array, 'cpu')"
+        )
+    if number != current_number:
+        raise KernelError(
+            f"the array is on cuda:{number} and the current device is cuda:{current_number}: call inside `with "
+            f"cupy.cuda.Device({number}):`, or move the array with fastdl.to_device(array, 'cuda:{current_number}')"
+        )
+    if reason := missing("cuda"):
+        raise KernelError(f"CuPy arrays cannot be used: {reason}")
+    return choice.replace(backend="cuda", device=number)
+
+
 def get_backend() -> str:
     """The backend in use: a name that :func:`use_backend` takes."""
     return current().backend
 
 
 def set_backend(name: str) -> None:
-    """Sets the process-wide backend: ``"auto"``, ``"cython"`` or ``"numpy"``.
+    """Sets the process-wide backend, a name that :func:`use_backend` takes.
 
     Raises ``ValueError`` for another name and ``KernelError`` for a backend that is not built.
     """
@@ -165,9 +211,10 @@ class use_backend:
         fastdl.use_backend("numpy")  # for the rest of this thread
 
     ``name`` is ``"auto"`` (compiled kernels where they are built, with a ``RuntimeWarning`` where an operation has
-    none), ``"cython"`` or ``"numpy"`` (the reference: readable and slow). Raises ``ValueError`` for another name and
-    ``KernelError`` for a backend that is not built, both at once. :func:`fastdl.backend.set_backend` sets the backend
-    of threads that start later.
+    none), ``"cython"``, ``"numba"`` or ``"numpy"`` (the reference: readable and slow) for NumPy arrays. CuPy arrays run
+    on ``"cuda"``, with ``"auto"`` too. ``"cuda-emulated"`` runs CUDA's kernels on NumPy arrays, slowly: a proof. Raises
+    ``ValueError`` for another name and ``KernelError`` for a backend that cannot run here, both at once.
+    :func:`fastdl.backend.set_backend` sets the backend of threads that start later.
     """
 
     def __init__(self, name: str) -> None:
@@ -406,6 +453,15 @@ def _choose(problem: Problem, choice: Choice) -> tuple[registry.Row, Kernel, str
             return *registry.choose(problem, backend, cap, conv), ""
         except ImportError as error:
             raise KernelError(f"{backend} kernels of {problem.op} cannot be loaded: {error}") from error
+        except KernelError as error:
+            if choice.device is None:
+                raise
+            reasons = [why for row, why in registry.candidates(problem, "cuda", cap, conv) if row.backend == "cuda"]
+            why = "; ".join(dict.fromkeys(reasons)) or "it has none yet"
+            raise KernelError(
+                f"no CUDA kernel runs {problem.op} {problem.direction} on {problem.storage} ({why}): move the arrays "
+                f"with fastdl.to_device(array, 'cpu')"
+            ) from error
     fallback = ""
     for name in ("cython", "numba"):
         reason = missing(name)
@@ -426,6 +482,11 @@ def kernel(problem: Problem, choice: Choice | None = None) -> Kernel:
     """
     if choice is None:
         choice = current()
+    if choice.backend == "cuda" and choice.device is None:
+        raise KernelError(
+            "the backend in use is 'cuda', which takes CuPy arrays, and these are NumPy's: move them with "
+            "fastdl.to_device(array, 'cuda'), or use 'auto'"
+        )
     row, function, fallback = _choose(problem, choice)
     if fallback:
         what = "its Numba kernels" if row.backend == "numba" else "its slow NumPy reference"
@@ -451,8 +512,14 @@ def row(problem: Problem, choice: Choice) -> registry.Row:
 
 
 def run(problem: Problem, *args: Any) -> None:
-    """Runs ``problem`` with the current settings; ``args`` are the arrays that the contract of its op lists."""
-    kernel(problem, current())(problem, *args, get_num_threads())
+    """Runs ``problem`` with the current settings; ``args`` are the arrays that the contract of its op lists.
+
+    It runs where the first of them is.
+    """
+    first: Any = args[0]
+    if type(first) is list:
+        first = first[0] if first else None
+    kernel(problem, choice_for(first))(problem, *args, get_num_threads())
 
 
 # ---- explain --------------------------------------------------------------------------------------------------------

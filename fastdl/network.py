@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from . import fusion
+from . import _device, fusion
+from ._device import is_device
 from .data.pickles import load_arrays, save_arrays
 from .layers import Layer
+from .layers.base import move_layers
 
 # ---- layers in a row ------------------------------------------------------------------------------------------------
 
@@ -98,7 +100,9 @@ def set_arrays(layers: Iterable[Any], arrays: Mapping[str, np.ndarray], *, copy_
     check_arrays(arrays, named_params(layers), [f"{b}{n}" for layer, n in _numbered(layers) for b in layer.buffers])
     for layer, n in _numbered(layers):
         for name, value in layer.params.items():
-            if copy_into:
+            if copy_into and is_device(value):
+                _device.overwrite(value, arrays[f"{name}{n}"])
+            elif copy_into:
                 value[...] = arrays[f"{name}{n}"]
             else:
                 setattr(layer, name, arrays[f"{name}{n}"])
@@ -106,11 +110,18 @@ def set_arrays(layers: Iterable[Any], arrays: Mapping[str, np.ndarray], *, copy_
 
 
 def set_buffers(layers: Iterable[Any], arrays: Mapping[str, np.ndarray]) -> None:
-    """Gives the layers copies of those of their buffers that ``arrays`` has."""
+    """Gives the layers copies of those of their buffers that ``arrays`` has, where their parameters are."""
     for layer, n in _numbered(layers):
         for name in layer.buffers:
             if f"{name}{n}" in arrays:
-                setattr(layer, name, np.array(arrays[f"{name}{n}"]))
+                copied = np.array(_device.to_device(arrays[f"{name}{n}"], "cpu"))
+                place = _device.device_of(next(iter(layer.params.values()), None))
+                setattr(layer, name, _device.to_device(copied, place))
+
+
+def on_host(arrays: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The arrays as NumPy's: those on a device are copied."""
+    return {name: _device.to_device(value, "cpu") for name, value in arrays.items()}
 
 
 def check_arrays(
@@ -176,9 +187,17 @@ class Sequential(Layer):
         """The gradients of the last backward pass under the names of ``params``."""
         return named_grads(self.layers)
 
+    def to(self, device: str) -> Self:
+        """Moves the parameters and buffers of all layers to ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; returns itself.
+
+        An optimizer's states follow at its next update. The network then takes arrays of that device.
+        """
+        move_layers(leaves(self.layers), device)
+        return self
+
     def save(self, file_name: str | os.PathLike) -> None:
         """Writes parameters and running statistics as an ``.npz`` archive, whole or not at all."""
-        save_arrays(file_name, named_params(self.layers) | named_buffers(self.layers))
+        save_arrays(file_name, on_host(named_params(self.layers) | named_buffers(self.layers)))
 
     def load(self, file_name: str | os.PathLike) -> None:
         """Copies what ``save`` has written (or a pickled dict of arrays) into the layers' arrays.

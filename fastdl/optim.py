@@ -7,7 +7,7 @@
 
 ``update`` changes the arrays in ``params`` in place, whatever their strides: all arrays of one dtype in one kernel call
 and one pass over their memory. A gradient of another dtype is cast to its parameter's. Parameters are float32 or
-float64.
+float64, NumPy's or CuPy's; the states are where they are.
 
 ``weight_decay`` adds ``weight_decay * W`` to the gradient of each parameter whose name starts with W, before anything
 else: L2 regularisation of the weights alone, as in the book's ``MultiLayerNet(weight_decay_lambda=...)``.
@@ -24,9 +24,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from . import backend
+from ._array import as_array, empty, expect_beside, prepare
+from ._device import Mirror, device_of, is_device, to_device
+from .kernels.device import _cuda as kernels
 from .kernels.problem import Problem
 
 Arrays = dict[str, np.ndarray]
+_ndarray = np.ndarray
 
 #: What optimizers update. NumPy puts a dtype's name together again each time that it is asked: a third of a step of 16
 #: small arrays.
@@ -46,6 +50,7 @@ class Optimizer:
         self.lr = lr
         self.weight_decay = weight_decay
         self.iter = 0
+        self._lr = Mirror(np.float64)
         for name in self.states:
             setattr(self, name, None)
 
@@ -57,11 +62,18 @@ class Optimizer:
         parameter of another dtype, before anything is changed.
         """
         arrays = {name: _parameter(name, value) for name, value in params.items()}
+        beside: Any = next(iter(arrays.values()), None)
+        for name, array in arrays.items():
+            if type(array) is not _ndarray or type(beside) is not _ndarray:
+                expect_beside("update", name, array, next(iter(arrays)), beside)
         gradients = {name: self._gradient(name, array, grads) for name, array in arrays.items()}
         states = [self._state(name, arrays) for name in self.states]
         attrs = tuple((name, float(getattr(self, name))) for name in self.numbers)
-        self.iter += 1
-        scalars = self._scalars()
+        if is_device(beside):
+            scalars = self._device_scalars(beside)
+        else:
+            self.iter += 1
+            scalars = self._scalars()
         for dtype, names in _calls(arrays):
             problem = Problem(self.op, "step", tuple(arrays[name].shape for name in names), dtype, attrs=attrs)
             lists = [[each[name] for name in names] for each in (arrays, gradients, *states)]
@@ -74,15 +86,34 @@ class Optimizer:
         """The op's arguments after the lists, as one-element arrays."""
         return (np.array([self.lr], np.float64),)
 
+    def _device_scalars(self, beside: Any) -> tuple[Any, ...]:
+        """The same on the device of ``beside``, and counts the update there and here."""
+        self.iter += 1
+        return (self._lr.array((self.lr,), beside),)
+
+    def replayed(self) -> None:
+        """Counts an update that ran on a device alone, as a part of a captured step."""
+        self.iter += 1
+
+    def before_replay(self, beside: Any) -> None:
+        """Tells the device what a captured update will read there."""
+        self._lr.array((self.lr,), beside)
+
     def _gradient(self, name: str, param: np.ndarray, grads: Mapping[str, Any]) -> np.ndarray:
         if grads.get(name) is None:
             raise KeyError(f"there is no gradient for the parameter {name!r}")
-        grad = np.asarray(grads[name])
+        grad = as_array(grads[name], f"the gradient of {name!r}", param)
+        if is_device(param) or is_device(grad):
+            expect_beside("update", f"the gradient of {name}", grad, name, param)
         if grad.shape != param.shape:
             raise ValueError(f"the gradient of {name!r} is {grad.shape}, its parameter {param.shape}")
         if grad.dtype != param.dtype:
-            grad = grad.astype(param.dtype)
+            grad = prepare(grad, param.dtype) if is_device(grad) else grad.astype(param.dtype)
         if self.weight_decay and name.startswith("W"):
+            if is_device(param):
+                decayed = empty(param.shape, param.dtype, like=param)
+                kernels.decayed(grad, param, self.weight_decay, decayed)
+                return decayed
             grad = grad + param.dtype.type(self.weight_decay) * param
         return grad
 
@@ -94,19 +125,21 @@ class Optimizer:
             setattr(self, state, found)
         for name, param in arrays.items():
             if name not in found:
-                found[name] = np.zeros_like(param)
+                found[name] = _zeros_like(param)
             elif found[name].shape != param.shape:
                 raise ValueError(f"{state}[{name!r}] is {found[name].shape}, its parameter {param.shape}")
             elif found[name].dtype != param.dtype:
-                found[name] = found[name].astype(param.dtype)
+                found[name] = prepare(found[name], param.dtype)
+            if type(param) is not _ndarray or type(found[name]) is not _ndarray:
+                found[name] = to_device(found[name], device_of(param))
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        """Copies of all numbers and states: what :meth:`load_state_dict` needs to go on exactly."""
+        """Copies of all numbers and states, in host memory: what :meth:`load_state_dict` needs to go on exactly."""
         state: dict[str, Any] = {name: getattr(self, name) for name in ("lr", "weight_decay", "iter", *self.numbers)}
         for name in self.states:
             arrays = getattr(self, name)
-            state[name] = None if arrays is None else {key: value.copy() for key, value in arrays.items()}
+            state[name] = None if arrays is None else {key: _host_copy(value) for key, value in arrays.items()}
         return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -121,13 +154,15 @@ class Optimizer:
                 f"and not {', '.join(sorted(wanted))}"
             )
         for name, value in state.items():
-            copied = {key: np.array(a) for key, a in value.items()} if isinstance(value, Mapping) else value
+            copied = {key: _host_copy(a) for key, a in value.items()} if isinstance(value, Mapping) else value
             setattr(self, name, copied)
 
 
 def _parameter(name: str, value: Any) -> np.ndarray:
     """``value`` itself, or a number as an array without dimensions."""
-    if not isinstance(value, np.ndarray):
+    if is_device(value):
+        pass
+    elif not isinstance(value, np.ndarray):
         number = np.array(value)
         value = number.astype(np.float64) if number.dtype.kind in "iu" and not number.ndim else number
         if value.ndim:
@@ -136,7 +171,19 @@ def _parameter(name: str, value: Any) -> np.ndarray:
         raise ValueError(f"the parameter {name!r} is read-only")
     if value.dtype not in _NAMES:
         raise TypeError(f"optimizers update float32 and float64 parameters; {name!r} is {value.dtype}")
-    return value
+    return value  # type: ignore[no-any-return]
+
+
+def _zeros_like(param: np.ndarray) -> np.ndarray:
+    if not is_device(param):
+        return np.zeros_like(param)
+    state = empty(param.shape, param.dtype, like=param)
+    state.data.memset_async(0, state.nbytes)  # type: ignore[attr-defined]
+    return state
+
+
+def _host_copy(a: Any) -> np.ndarray:
+    return to_device(a, "cpu") if is_device(a) else np.array(a)
 
 
 def _calls(arrays: Arrays) -> list[tuple[str, list[str]]]:
@@ -242,8 +289,21 @@ class Adam(Optimizer):
         self.beta2 = beta2
         self.eps = eps
 
+        self._step = Mirror(np.int64)
+
     def _scalars(self) -> tuple[np.ndarray, ...]:
         return np.array([self.lr], np.float64), np.array([self.iter], np.int64)
+
+    def _device_scalars(self, beside: Any) -> tuple[Any, ...]:
+        step = self._step.array((self.iter,), beside)
+        kernels.advance(step)
+        scalars = super()._device_scalars(beside)
+        self._step.counted((self.iter,))
+        return *scalars, step
+
+    def replayed(self) -> None:
+        super().replayed()
+        self._step.counted((self.iter,))
 
 
 #: The optimizers by the names that ``Trainer`` takes, in lower case.

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import fake_cupy
 from fastdl import _array
 from fastdl import backend as settings
 
@@ -48,6 +49,15 @@ def process_settings():
     before = settings._process_choice, settings._process_threads, settings._default_dtype
     yield
     settings._process_choice, settings._process_threads, settings._default_dtype = before
+
+
+@pytest.fixture
+def cupy():
+    """The stand-in for CuPy, as ``import cupy`` finds it during the test."""
+    if missing := settings.missing("cuda-emulated"):
+        pytest.skip(missing)
+    with fake_cupy.installed() as module:
+        yield module
 
 
 @pytest.fixture

@@ -10,7 +10,21 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import backend
-from .._array import FLOATS, Array, Layout, Shape, as_array, layout, prepare, result_dtype
+from .._array import (
+    FLOATS,
+    Array,
+    DeviceLayout,
+    Layout,
+    Shape,
+    address,
+    as_array,
+    expect_beside,
+    is_device,
+    layout,
+    prepare,
+    result_dtype,
+    share_memory,
+)
 from ..kernels.geometry import Pads, Pair, four_pads, pair
 from ..kernels.problem import COMPUTE, Problem, memory_order
 
@@ -28,9 +42,12 @@ __all__ = [
     "axis_index",
     "backend",
     "checked_need",
+    "choice_for",
     "expect_4d",
+    "expect_beside",
     "expect_shape",
     "gradient_dtype",
+    "is_device",
     "layout",
     "memory_order",
     "np",
@@ -45,6 +62,7 @@ __all__ = [
 ]
 
 _ndarray = np.ndarray
+choice_for = backend.choice_for
 T = TypeVar("T")
 
 # ---- plans ----------------------------------------------------------------------------------------------------------
@@ -79,11 +97,28 @@ def plan(problem: Problem, out: Layout, choice: backend.Choice) -> Plan:
 # ---- operands -------------------------------------------------------------------------------------------------------
 
 
-def one(a: Any, op: str, name: str = "x", dtype: np.dtype[Any] | None = None) -> Array:
-    """``a`` as an array that a kernel takes, of ``dtype`` or of the dtype that a result of ``a`` alone has."""
-    if type(a) is _ndarray and (a.dtype is dtype or (dtype is None and a.dtype in FLOATS)) and a.flags.aligned:
+def one(
+    a: Any,
+    op: str,
+    name: str = "x",
+    dtype: np.dtype[Any] | None = None,
+    beside: Array | None = None,
+    beside_name: str = "x",
+) -> Array:
+    """``a`` as an array that a kernel takes, of ``dtype`` or of the dtype that a result of ``a`` alone has.
+
+    It has to be where the array ``beside`` is, which messages call ``beside_name``.
+    """
+    if (
+        type(a) is _ndarray
+        and (a.dtype is dtype or (dtype is None and a.dtype in FLOATS))
+        and a.flags.aligned
+        and (beside is None or type(beside) is _ndarray)
+    ):
         return a
-    a = as_array(a, f"{op}: {name}")
+    a = as_array(a, f"{op}: {name}", beside)
+    if beside is not None:
+        expect_beside(op, name, a, beside_name, beside)
     own = result_dtype(a, what=f"{op}: {name}")
     return prepare(a, own if dtype is None else dtype)
 
@@ -100,18 +135,28 @@ def two(a: Any, b: Any, op: str, names: str) -> tuple[Array, Array]:
     ):
         return a, b
     first, second = names.split()
-    a, b = as_array(a, f"{op}: {first}"), as_array(b, f"{op}: {second}")
+    a, b = as_array(a, f"{op}: {first}", b), as_array(b, f"{op}: {second}", a)
+    expect_beside(op, first, a, second, b)
     result_dtype(a, what=f"{op}: {first}")
     result_dtype(b, what=f"{op}: {second}")
     dtype = result_dtype(a, b, what=f"{op}: {first} with {second}")
     return prepare(a, dtype), prepare(b, dtype)
 
 
-def vector(v: Any, size: int, storage: np.dtype[Any], what: str) -> Array:
-    """A bias, gamma or statistic of ``size`` elements; a dtype wider than the one of the sums is rounded to that."""
-    if type(v) is _ndarray and v.dtype is storage and v.shape == (size,) and v.flags.aligned:
+def vector(v: Any, size: int, storage: np.dtype[Any], what: str, beside: Array) -> Array:
+    """A bias, gamma or statistic of ``size`` elements where ``beside`` is; a dtype wider than the one of the sums is
+    rounded to that."""
+    if (
+        type(v) is _ndarray
+        and v.dtype is storage
+        and v.shape == (size,)
+        and v.flags.aligned
+        and type(beside) is _ndarray
+    ):
         return v
-    v = as_array(v, what)
+    v = as_array(v, what, beside)
+    op, _, name = what.partition(": ")
+    expect_beside(op, name, v, "x", beside)
     if v.shape != (size,):
         raise ValueError(f"{what} must have shape ({size},), got {v.shape}")
     dtype = result_dtype(v, what=what)
@@ -180,30 +225,33 @@ def output(out: Any, wanted: Layout, op: str, apart: tuple[Array | None, ...], o
 
     It must share no memory with the arrays ``apart``; an array of ``over`` it may also be, element on element.
     """
-    if type(out) is not _ndarray:
-        raise TypeError(f"{op}: out must be a NumPy array, not {type(out).__name__}")
+    on_device = isinstance(wanted, DeviceLayout)
+    if not (is_device(out) if on_device else type(out) is _ndarray):
+        kind = "CuPy" if on_device else "NumPy"
+        given = type(out)
+        name = given.__name__ if given.__name__ != "ndarray" else f"{given.__module__}.ndarray"
+        raise TypeError(f"{op}: out must be a {kind} array, not {name}")
     if out.shape != wanted.shape:
         raise ValueError(f"{op}: out must have shape {wanted.shape}, got {out.shape}")
     if out.dtype != wanted.dtype:
         raise TypeError(f"{op}: out must have dtype {wanted.dtype}, got {out.dtype}")
-    flags = out.flags
-    if not flags.writeable:
-        raise ValueError(f"{op}: out is read-only")
-    if not flags.aligned:
-        raise ValueError(f"{op}: the elements of out are not aligned")
+    if not on_device:
+        flags = out.flags
+        if not flags.writeable:
+            raise ValueError(f"{op}: out is read-only")
+        if not flags.aligned:
+            raise ValueError(f"{op}: the elements of out are not aligned")
     if 0 in out.strides and any(s == 0 and n > 1 for s, n in zip(out.strides, out.shape, strict=True)) and out.size:
         raise ValueError(f"{op}: out is a broadcast view, whose elements share memory")
     for a in apart:
-        if a is not None and np.may_share_memory(a, out):
+        if a is not None and share_memory(a, out):
             raise ValueError(f"{op}: out shares memory with an input")
     for a in over:
-        if a is not out and np.may_share_memory(a, out) and not _same_elements(a, out):
+        if a is not out and share_memory(a, out) and not _same_elements(a, out):
             raise ValueError(f"{op}: out shares memory with an input")
     return out
 
 
 def _same_elements(a: Array, b: Array) -> bool:
     """Whether both arrays are the same elements in memory."""
-    return (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype) and (
-        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
-    )
+    return (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype) and address(a) == address(b)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
+from .._array import zeros
 from ..kernels.geometry import four_pads, pair, window_grid
 from ._call import (
     Array,
@@ -17,6 +18,7 @@ from ._call import (
     as_pair,
     backend,
     checked_need,
+    choice_for,
     expect_4d,
     expect_shape,
     gradient_dtype,
@@ -98,8 +100,8 @@ def fused_conv2d(
     x, w = two(x, w, "conv2d", "x w")
     stride, pad, dilation, groups = parameters("conv2d", stride, pad, dilation, groups)
     if b is None and relu:
-        b = np.zeros(w.shape[:1], x.dtype)
-    has_bias, choice = b is not None, backend.current()
+        b = zeros(w.shape[:1], x.dtype, x)
+    has_bias, choice = b is not None, choice_for(x)
     key = (
         "conv2d", x.shape, x.strides, x.dtype, w.shape, w.strides, stride, pad, dilation, groups, has_bias, relu, choice
     )  # fmt: skip
@@ -109,10 +111,10 @@ def fused_conv2d(
         orders = (memory_order(x), memory_order(w))
         epilogue = "bias_relu" if relu else "bias" if has_bias else "none"
         problem = Problem("conv2d", "forward", (x.shape, w.shape), x.dtype.name, orders, epilogue=epilogue, **fields)
-        found = remember(key, plan(problem, layout(shape, x.dtype, "nhwc"), choice))
+        found = remember(key, plan(problem, layout(shape, x.dtype, "nhwc", on=x), choice))
     problem, kernel, wanted = found
     if has_bias:
-        b = vector(b, w.shape[0], x.dtype, "conv2d: b")
+        b = vector(b, w.shape[0], x.dtype, "conv2d: b", x)
     out = wanted.empty() if out is None else output(out, wanted, "conv2d", (x, w, b))
     kernel(problem, x, w, b, out, backend.get_num_threads())
     return out
@@ -139,7 +141,7 @@ def fused_conv2d_pool(
     """
     x, w = two(x, w, "conv2d", "x w")
     stride, pad, dilation, groups = parameters("conv2d", stride, pad, dilation, groups)
-    choice = backend.current()
+    choice = choice_for(x)
     key = ("conv2d pooled", x.shape, x.strides, x.dtype, w.shape, w.strides, stride, pad, dilation, groups, choice)
     found: _PooledPlan | str | None = plans.get(key)
     if found is None:
@@ -151,11 +153,11 @@ def fused_conv2d_pool(
         else:
             problem = problem._replace(direction="forward_pooled")
             windows = (*shape[:2], shape[2] // 2, shape[3] // 2)
-            outs = layout(shape, x.dtype, "nhwc"), layout(windows, x.dtype, "nhwc"), layout(windows, _BYTES, "nhwc")
+            outs = [layout(s, d, "nhwc", on=x) for s, d in ((shape, x.dtype), (windows, x.dtype), (windows, _BYTES))]
             found = remember(key, _PooledPlan(problem, backend.kernel(problem, choice), *outs))
     if isinstance(found, str):
         return None
-    b = np.zeros(w.shape[:1], x.dtype) if b is None else vector(b, w.shape[0], x.dtype, "conv2d: b")
+    b = zeros(w.shape[:1], x.dtype, x) if b is None else vector(b, w.shape[0], x.dtype, "conv2d: b", x)
     out = found.out.empty() if keep else None
     pooled = found.pooled.empty()
     indices = found.indices.empty() if keep else None
@@ -248,11 +250,11 @@ def fused_conv2d_backward(
     own_x, own_w = getattr(x, "dtype", None), getattr(w, "dtype", None)
     x, w = two(x, w, op, "x w")
     dtype = x.dtype
-    dout = one(dout, op, "dout", dtype)
+    dout = one(dout, op, "dout", dtype, x)
     stride, pad, dilation, groups = parameters(op, stride, pad, dilation, groups)
     if type(need) is not tuple:
         need = tuple(need)
-    choice = backend.current()
+    choice = choice_for(x)
     key = (
         op, dout.shape, dout.strides, x.shape, x.strides, dtype, w.shape, w.strides, stride, pad, dilation, groups,
         need, relu, choice,
@@ -273,7 +275,9 @@ def fused_conv2d_backward(
             Problem("conv2d", "backward_bias", (shape,), dtype.name, orders[:1]),
         )
         kernels = tuple(backend.kernel(p, choice) if yes else None for p, yes in zip(problems, wanted, strict=True))
-        outs = (layout(x.shape, dtype, "nhwc"), layout(w.shape, dtype), layout(w.shape[:1], dtype))
+        outs = (
+            layout(x.shape, dtype, "nhwc", on=x), layout(w.shape, dtype, on=x), layout(w.shape[:1], dtype, on=x)
+        )  # fmt: skip
         found = remember(key, _BackwardPlan(problems, kernels, outs))
     (for_x, for_w, for_b), (run_x, run_w, run_b), (out_x, out_w, out_b) = found
     threads = backend.get_num_threads()
@@ -309,7 +313,7 @@ def im2col(
     op = "im2col"
     x = one(x, op)
     fields, shape = _windows(op, x.shape, kernel, stride, pad, dilation)
-    out = layout(shape, x.dtype).empty()
+    out = layout(shape, x.dtype, on=x).empty()
     backend.run(Problem(op, "forward", (x.shape,), x.dtype.name, (memory_order(x),), **fields), x, out)
     return out
 
@@ -333,7 +337,7 @@ def col2im(
     shape = tuple(int(n) for n in shape)
     fields, wanted = _windows(op, shape, kernel, stride, pad, dilation)
     expect_shape(col.shape, wanted, op, "col")
-    out = layout(shape, col.dtype, "nhwc").empty()
+    out = layout(shape, col.dtype, "nhwc", on=col).empty()
     orders = ("nhwc", memory_order(col))
     backend.run(Problem(op, "forward", (shape, col.shape), col.dtype.name, orders, **fields), col, out)
     return out

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
-from .._array import arranged
+from .._array import arranged, reshaped, zeros
 from ._call import (
     Array,
     ArrayLike,
@@ -16,11 +16,11 @@ from ._call import (
     Shape,
     backend,
     checked_need,
+    choice_for,
     expect_shape,
     gradient_dtype,
     layout,
     memory_order,
-    np,
     one,
     output,
     plan,
@@ -57,18 +57,20 @@ def fused_linear(x: Any, W: Any, b: Any, out: Array | None, relu: bool) -> Array
     """:func:`linear` with its epilogue: ``relu`` turns results <= 0 into 0 on their way to memory."""
     x, w = two(x, W, "linear", "x W")
     if b is None and relu:
-        b = np.zeros(w.shape[-1:], w.dtype)
+        b = zeros(w.shape[-1:], w.dtype, w)
     rows = x if x.ndim == 2 else _flat(x, "linear")
-    has_bias, choice = b is not None, backend.current()
+    has_bias, choice = b is not None, choice_for(w)
     key = ("linear", rows.shape, rows.strides, w.shape, w.strides, w.dtype, has_bias, relu, choice)
     found: Plan | None = plans.get(key)
     if found is None:
         _expect_weights(rows.shape, w.shape, "linear")
         epilogue = "bias_relu" if relu else "bias" if has_bias else "none"
-        found = remember(key, plan(_gemm(rows, w, epilogue), layout((rows.shape[0], w.shape[1]), w.dtype), choice))
+        found = remember(
+            key, plan(_gemm(rows, w, epilogue), layout((rows.shape[0], w.shape[1]), w.dtype, on=w), choice)
+        )
     problem, kernel, wanted = found
     if has_bias:
-        b = vector(b, w.shape[1], w.dtype, "linear: b")
+        b = vector(b, w.shape[1], w.dtype, "linear: b", x)
     out = wanted.empty() if out is None else output(out, wanted, "linear", (x, w, b))
     kernel(problem, rows, w, b, out, backend.get_num_threads())
     return out
@@ -78,7 +80,7 @@ def _flat(x: Array, op: str) -> Array:
     """x as (N, in); a copy where its memory is not in the order of its axes."""
     if x.ndim < 2:
         raise ValueError(f"{op}: x must have shape (N, ...), got {x.shape}")
-    return x.reshape(x.shape[0], math.prod(x.shape[1:]))
+    return reshaped(x, (x.shape[0], math.prod(x.shape[1:])))
 
 
 def _expect_weights(rows: Shape, w: Shape, op: str) -> None:
@@ -130,11 +132,11 @@ def linear_backward(
     own_x, own_w = getattr(x, "dtype", None), getattr(W, "dtype", None)
     x, w = two(x, W, op, "x W")
     dtype = x.dtype
-    dout = one(dout, op, "dout", dtype)
+    dout = one(dout, op, "dout", dtype, x)
     rows = x if x.ndim == 2 else _flat(x, op)
     if type(need) is not tuple:
         need = tuple(need)
-    choice = backend.current()
+    choice = choice_for(x)
     key = (op, dout.shape, dout.strides, rows.shape, rows.strides, w.shape, w.strides, dtype, need, choice)
     found: _BackwardPlan | None = plans.get(key)
     if found is None:
@@ -148,7 +150,7 @@ def linear_backward(
         )
         wanted = checked_need(need, op)
         kernels = tuple(backend.kernel(p, choice) if yes else None for p, yes in zip(problems, wanted, strict=True))
-        outs = (layout(rows.shape, dtype), layout(w.shape, dtype), layout(w.shape[1:], dtype))
+        outs = (layout(rows.shape, dtype, on=x), layout(w.shape, dtype, on=x), layout(w.shape[1:], dtype, on=x))
         found = remember(key, _BackwardPlan(problems, kernels, outs))
     (for_x, for_w, for_b), (run_x, run_w, run_b), (out_x, out_w, out_b) = found
     threads = backend.get_num_threads()

@@ -6,12 +6,15 @@ import math
 from operator import index
 from typing import Any
 
+from .._array import assign, reshaped
 from ._call import (
     COMPUTE,
     Array,
     ArrayLike,
     Problem,
+    as_array,
     backend,
+    choice_for,
     expect_shape,
     gradient_dtype,
     layout,
@@ -35,22 +38,22 @@ def _features(x: Array, op: str) -> int:
 
 def _image(a: Array) -> Array:
     """An array with other axes than (N, D) or (N, D, H, W), which are those that kernels take, as (N, D, 1, pixels)."""
-    return a.reshape(*a.shape[:2], 1, math.prod(a.shape[2:]))
+    return reshaped(a, (*a.shape[:2], 1, math.prod(a.shape[2:])))
 
 
 def _restored(found: Array, x: Array, out: Array | None, op: str, inputs: tuple[Array, ...]) -> Array:
     """What came of the image of ``x``, in the shape of x: a view, or written to ``out``, which is checked first."""
-    found = found.reshape(x.shape)
+    found = reshaped(found, x.shape)
     if out is None:
         return found
     out = output(out, layout(x.shape, x.dtype, like=x), op, inputs)
-    out[...] = found
+    assign(out, found)
     return out
 
 
 def _plan(direction: str, x: Array, gamma: Array, eps: float, op: str) -> Any:
     """A plan for ``direction`` whose output is like x, the layout of a statistic, and that of gamma's gradient."""
-    eps, choice = float(eps), backend.current()
+    eps, choice = float(eps), choice_for(x)
     key = (op, x.shape, x.strides, x.dtype, gamma.dtype, eps, choice)
     found = plans.get(key)
     if found is None:
@@ -60,9 +63,9 @@ def _plan(direction: str, x: Array, gamma: Array, eps: float, op: str) -> Any:
             raise ValueError(f"{op}: x {x.shape} has no elements to take statistics of")
         attrs = (("eps", eps),)
         problem = Problem("batch_norm", direction, (x.shape,), x.dtype.name, (memory_order(x),), attrs=attrs)
-        statistic = layout(gamma.shape, np.dtype(COMPUTE[x.dtype.name]))
+        statistic = layout(gamma.shape, np.dtype(COMPUTE[x.dtype.name]), on=x)
         out = layout(x.shape, x.dtype, like=x)
-        found = remember(key, (plan(problem, out, choice), statistic, layout(gamma.shape, gamma.dtype)))
+        found = remember(key, (plan(problem, out, choice), statistic, layout(gamma.shape, gamma.dtype, on=x)))
     return found
 
 
@@ -98,8 +101,8 @@ def batch_norm(
     op = "batch_norm"
     x = one(x, op)
     features = _features(x, op)
-    gamma = vector(gamma, features, x.dtype, f"{op}: gamma")
-    beta = vector(beta, features, x.dtype, f"{op}: beta")
+    gamma = vector(gamma, features, x.dtype, f"{op}: gamma", x)
+    beta = vector(beta, features, x.dtype, f"{op}: beta", x)
     if x.ndim not in (2, 4):
         found, mean, var = batch_norm(_image(x), gamma, beta, eps=eps)
         return _restored(found, x, out, op, (x, gamma, beta)), mean, var
@@ -127,14 +130,14 @@ def batch_norm_inference(
     op = "batch_norm_inference"
     x = one(x, op)
     features = _features(x, op)
-    gamma = vector(gamma, features, x.dtype, f"{op}: gamma")
-    beta = vector(beta, features, x.dtype, f"{op}: beta")
+    gamma = vector(gamma, features, x.dtype, f"{op}: gamma", x)
+    beta = vector(beta, features, x.dtype, f"{op}: beta", x)
     if x.ndim not in (2, 4):
         found = batch_norm_inference(_image(x), gamma, beta, mean, var, eps=eps)
-        return _restored(found, x, out, op, (x, gamma, beta, np.asarray(mean), np.asarray(var)))
+        return _restored(found, x, out, op, (x, gamma, beta, as_array(mean, op, x), as_array(var, op, x)))
     (problem, kernel, wanted), statistic, _ = _plan("inference", x, gamma, eps, op)
-    mean = to_dtype(vector(mean, features, x.dtype, f"{op}: mean"), statistic.dtype)
-    var = to_dtype(vector(var, features, x.dtype, f"{op}: var"), statistic.dtype)
+    mean = to_dtype(vector(mean, features, x.dtype, f"{op}: mean", x), statistic.dtype)
+    var = to_dtype(vector(var, features, x.dtype, f"{op}: var", x), statistic.dtype)
     out = wanted.empty() if out is None else output(out, wanted, op, (x, gamma, beta, mean, var))
     kernel(problem, x, gamma, beta, mean, var, out, backend.get_num_threads())
     return out
@@ -152,15 +155,15 @@ def batch_norm_backward(
     own = getattr(gamma, "dtype", None)
     x = one(x, op)
     features = _features(x, op)
-    dout = one(dout, op, "dout", x.dtype)
+    dout = one(dout, op, "dout", x.dtype, x)
     expect_shape(dout.shape, x.shape, op, "dout")
     if x.ndim not in (2, 4):
         dx, dgamma, dbeta = batch_norm_backward(_image(dout), _image(x), gamma, mean, var, eps=eps)
-        return dx.reshape(x.shape), dgamma, dbeta
-    gamma = vector(gamma, features, x.dtype, f"{op}: gamma")
+        return reshaped(dx, x.shape), dgamma, dbeta
+    gamma = vector(gamma, features, x.dtype, f"{op}: gamma", x)
     (problem, kernel, wanted), statistic, parameter = _plan("backward", x, gamma, eps, op)
-    mean = to_dtype(vector(mean, features, x.dtype, f"{op}: mean"), statistic.dtype)
-    var = to_dtype(vector(var, features, x.dtype, f"{op}: var"), statistic.dtype)
+    mean = to_dtype(vector(mean, features, x.dtype, f"{op}: mean", x), statistic.dtype)
+    var = to_dtype(vector(var, features, x.dtype, f"{op}: var", x), statistic.dtype)
     dx, dgamma, dbeta = wanted.empty(), parameter.empty(), parameter.empty()
     kernel(problem, dout, x, gamma, mean, var, dx, dgamma, dbeta, backend.get_num_threads())
     if own is not gamma.dtype:
@@ -212,11 +215,11 @@ def local_response_norm_backward(
     """The gradient of ``sum(local_response_norm(x, ...) * dout)`` by x: its shape, dtype and memory order."""
     op = "local_response_norm_backward"
     x = one(x, op)
-    dout = one(dout, op, "dout", x.dtype)
+    dout = one(dout, op, "dout", x.dtype, x)
     expect_shape(dout.shape, x.shape, op, "dout")
     problem = _response_problem("backward", x, size, alpha, beta, k, op)
     if x.ndim not in (2, 4):
-        return local_response_norm_backward(_image(dout), _image(x), size, alpha, beta, k).reshape(x.shape)
+        return reshaped(local_response_norm_backward(_image(dout), _image(x), size, alpha, beta, k), x.shape)
     dx = layout(x.shape, x.dtype, like=x).empty()
     backend.run(problem, dout, x, dx)
     return dx

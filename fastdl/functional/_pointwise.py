@@ -8,15 +8,20 @@ from operator import index
 from typing import Any
 
 from .._array import float_dtype, prepare, result_dtype
+from .._device import to_device
 from ._call import (
     Array,
     ArrayLike,
     Plan,
     Problem,
+    Shape,
     as_array,
     axis_index,
     backend,
+    choice_for,
+    expect_beside,
     expect_shape,
+    is_device,
     layout,
     memory_order,
     np,
@@ -28,12 +33,14 @@ from ._call import (
     two,
 )
 
+_ndarray = np.ndarray
+
 # ---- activations ----------------------------------------------------------------------------------------------------
 
 
 def _forward(op: str, x: Any, out: Array | None) -> Array:
     x = one(x, op)
-    choice = backend.current()
+    choice = choice_for(x)
     key = (op, x.shape, x.strides, x.dtype, choice)
     found: Plan | None = plans.get(key)
     if found is None:
@@ -48,8 +55,8 @@ def _forward(op: str, x: Any, out: Array | None) -> Array:
 def _backward(name: str, dout: Any, y: Any, out: Array | None) -> Array:
     op = f"{name}_backward"
     y = one(y, op, "y")
-    dout = one(dout, op, "dout", y.dtype)
-    choice = backend.current()
+    dout = one(dout, op, "dout", y.dtype, y, "y")
+    choice = choice_for(y)
     key = (op, dout.shape, dout.strides, y.shape, y.strides, y.dtype, choice)
     found: Plan | None = plans.get(key)
     if found is None:
@@ -129,20 +136,25 @@ def _uint64(value: Any, what: str) -> int:
     return number
 
 
-def dropout_mask(shape: Sequence[int], ratio: float, seed: int, step: int) -> Array:
+def dropout_mask(shape: Sequence[int], ratio: float, seed: int, step: int, *, device: str = "cpu") -> Array:
     """A uint8 mask that keeps (1) each element with probability ``1 - ratio`` and drops (0) the others.
 
     It is a function of its arguments: element i in row-major order is drawn by Philox4x32-10 from (seed, step, i)
     (Salmon et al., SC 2011), the same on every backend and machine. Whoever uses it counts ``step`` up, and gives each
-    layer its own ``seed``. ``0 <= ratio < 1``; seed and step are below 2**64.
+    layer its own ``seed``. ``0 <= ratio < 1``; seed and step are below 2**64. ``device`` is where the mask is to be.
     """
     op = "dropout_mask"
     ratio = float(ratio)
     if not 0 <= ratio < 1:
         raise ValueError(f"{op}: ratio must be at least 0 and below 1, not {ratio}")
     state = np.array([_uint64(seed, f"{op}: seed"), _uint64(step, f"{op}: step")], np.uint64)
-    shape = tuple(index(n) for n in shape)
-    out = layout(shape, np.dtype(np.uint8)).empty()
+    state = to_device(state, device)
+    return mask_of_state(tuple(index(n) for n in shape), ratio, state)
+
+
+def mask_of_state(shape: Shape, ratio: float, state: Array) -> Array:
+    """The mask of :func:`dropout_mask` for the array ``state`` of seed and step, where that is."""
+    out = layout(shape, np.dtype(np.uint8), on=state).empty()
     backend.run(Problem("dropout", "mask", (shape,), "float32", attrs=(("ratio", ratio),)), state, out)
     return out
 
@@ -154,8 +166,11 @@ def dropout(x: ArrayLike, mask: ArrayLike, scale: float = 1.0, *, out: Array | N
     inverted dropout. Returns x's dtype and memory order; ``out`` may be x.
     """
     op = "dropout"
-    x, mask, scale = one(x, op), as_array(mask, f"{op}: mask"), float(scale)
-    choice = backend.current()
+    x, scale = one(x, op), float(scale)
+    mask = as_array(mask, f"{op}: mask", x)
+    if type(x) is not _ndarray or type(mask) is not _ndarray:
+        expect_beside(op, "mask", mask, "x", x)
+    choice = choice_for(x)
     key = (op, x.shape, x.strides, x.dtype, mask.shape, mask.strides, mask.dtype, scale, choice)
     found: Plan | None = plans.get(key)
     if found is None:
@@ -181,7 +196,7 @@ def add(a: ArrayLike, b: ArrayLike, *, out: Array | None = None) -> Array:
     """
     op = "add"
     a, b = two(a, b, op, "a b")
-    choice = backend.current()
+    choice = choice_for(a)
     key = (op, a.shape, a.strides, a.dtype, b.shape, b.strides, choice)
     found: Plan | None = plans.get(key)
     if found is None:
@@ -200,10 +215,13 @@ def concat(arrays: Sequence[ArrayLike], axis: int = 1, *, out: Array | None = No
     Returns dtype ``numpy.result_type(*arrays)``, in channels-last memory where there are four dimensions.
     """
     op = "concat"
-    parts = [as_array(a, f"{op}: arrays[{i}]") for i, a in enumerate(arrays)]
+    arrays = list(arrays)
+    beside = next((a for a in arrays if is_device(a)), None)
+    parts = [as_array(a, f"{op}: arrays[{i}]", beside) for i, a in enumerate(arrays)]
     if not parts:
         raise ValueError(f"{op}: arrays must hold at least one array")
     for i, part in enumerate(parts):
+        expect_beside(op, f"arrays[{i}]", part, "arrays[0]", parts[0])
         result_dtype(part, what=f"{op}: arrays[{i}]")
     dtype = result_dtype(*parts, what=f"{op}: arrays")
     parts = [prepare(part, dtype) for part in parts]
@@ -214,7 +232,7 @@ def concat(arrays: Sequence[ArrayLike], axis: int = 1, *, out: Array | None = No
         if (*shape[:along], *shape[along + 1 :]) != (*first[:along], *first[along + 1 :]) or len(shape) != len(first):
             raise ValueError(f"{op}: arrays[{i}] {shape} must agree with arrays[0] {first} in all but axis {along}")
     total = sum(shape[along] for shape in shapes)
-    wanted = layout((*first[:along], total, *first[along + 1 :]), dtype, "nhwc")
+    wanted = layout((*first[:along], total, *first[along + 1 :]), dtype, "nhwc", on=parts[0])
     out = wanted.empty() if out is None else output(out, wanted, op, tuple(parts))
     orders = tuple(memory_order(part) for part in parts)
     backend.run(Problem(op, "forward", shapes, dtype.name, orders, attrs=(("axis", along),)), parts, out)

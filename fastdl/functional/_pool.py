@@ -15,7 +15,9 @@ from ._call import (
     as_pads,
     as_pair,
     backend,
+    choice_for,
     expect_4d,
+    expect_beside,
     expect_shape,
     gradient_dtype,
     layout,
@@ -30,6 +32,7 @@ from ._call import (
 )
 
 IntOrPair = int | Sequence[int]
+_ndarray = np.ndarray
 
 
 def parameters(op: str, size: Any, stride: Any, pad: Any, dilation: Any = 1) -> tuple[Any, Any, Any, Any]:
@@ -124,14 +127,14 @@ def max_pool2d(
     op = "max_pool2d"
     x = one(x, op)
     geometry = parameters(op, size, stride, pad, dilation)
-    ceil_mode, choice = bool(ceil_mode), backend.current()
+    ceil_mode, choice = bool(ceil_mode), choice_for(x)
     key = (op, x.shape, x.strides, x.dtype, geometry, ceil_mode, choice)
     found = plans.get(key)
     if found is None:
         fields, shape = pool_fields(op, x.shape, geometry, ceil_mode)
         problem = Problem(op, "forward", (x.shape,), x.dtype.name, (memory_order(x),), **fields)
-        taps = layout(shape, _index_dtype(problem.attr("kernel")), "nhwc")
-        found = remember(key, (plan(problem, layout(shape, x.dtype, "nhwc"), choice), taps))
+        taps = layout(shape, _index_dtype(problem.attr("kernel")), "nhwc", on=x)
+        found = remember(key, (plan(problem, layout(shape, x.dtype, "nhwc", on=x), choice), taps))
     (problem, kernel, wanted), wanted_indices = found
     out = wanted.empty() if out is None else output(out, wanted, op, (x,))
     if not return_indices:
@@ -146,7 +149,7 @@ def _image(x: Any, op: str, dtype: np.dtype[Any]) -> tuple[Shape, np.dtype[Any]]
     """Shape and gradient dtype of ``x``, an array or only its shape."""
     if type(x) is tuple and all(isinstance(n, (int, np.integer)) for n in x):
         return x, dtype
-    x = as_array(x, f"{op}: x")
+    x = as_array(x, f"{op}: x")  # for its shape alone: anywhere
     return x.shape, gradient_dtype(x.dtype, dtype)
 
 
@@ -203,9 +206,13 @@ def fused_max_pool2d_backward(
     dout = one(dout, op, "dout")
     shape, dtype = _image(x, op, dout.dtype)
     dout = to_dtype(dout, dtype)
-    indices = as_array(indices, f"{op}: indices")
+    indices = as_array(indices, f"{op}: indices", dout)
+    if type(dout) is not _ndarray or type(indices) is not _ndarray or (out is not None and type(out) is not _ndarray):
+        expect_beside(op, "indices", indices, "dout", dout)
+        if out is not None:
+            expect_beside(op, "out", out, "dout", dout)
     geometry = parameters(op, size, stride, pad, dilation)
-    ceil_mode, choice = bool(ceil_mode), backend.current()
+    ceil_mode, choice = bool(ceil_mode), choice_for(dout)
     relu = out is not None
     key = (op, dout.shape, dout.strides, shape, dtype, indices.shape, indices.dtype, geometry, ceil_mode, relu, choice)
     found = plans.get(key)
@@ -218,7 +225,7 @@ def fused_max_pool2d_backward(
         wanted = _index_dtype(problem.attr("kernel"))
         if indices.dtype != wanted:
             raise TypeError(f"{op}: indices must have dtype {wanted} for this window, got {indices.dtype}")
-        found = remember(key, plan(problem, layout(shape, dtype, "nhwc"), choice))
+        found = remember(key, plan(problem, layout(shape, dtype, "nhwc", on=dout), choice))
     dx = found.out.empty()
     found.kernel(found.problem, dout, indices, out, dx, backend.get_num_threads())
     return dx
@@ -250,13 +257,13 @@ def avg_pool2d(
     op = "avg_pool2d"
     x = one(x, op)
     geometry = parameters(op, size, stride, pad)
-    ceil_mode, include, choice = bool(ceil_mode), bool(count_include_pad), backend.current()
+    ceil_mode, include, choice = bool(ceil_mode), bool(count_include_pad), choice_for(x)
     key = (op, x.shape, x.strides, x.dtype, geometry, ceil_mode, include, choice)
     found = plans.get(key)
     if found is None:
         fields, shape = pool_fields(op, x.shape, geometry, ceil_mode, count_include_pad=include)
         problem = Problem(op, "forward", (x.shape,), x.dtype.name, (memory_order(x),), **fields)
-        found = remember(key, plan(problem, layout(shape, x.dtype, "nhwc"), choice))
+        found = remember(key, plan(problem, layout(shape, x.dtype, "nhwc", on=x), choice))
     problem, kernel, wanted = found
     out = wanted.empty() if out is None else output(out, wanted, op, (x,))
     kernel(problem, x, out, backend.get_num_threads())
@@ -283,14 +290,14 @@ def avg_pool2d_backward(
     shape, dtype = _image(x, op, dout.dtype)
     dout = to_dtype(dout, dtype)
     geometry = parameters(op, size, stride, pad)
-    ceil_mode, include, choice = bool(ceil_mode), bool(count_include_pad), backend.current()
+    ceil_mode, include, choice = bool(ceil_mode), bool(count_include_pad), choice_for(dout)
     key = (op, dout.shape, dout.strides, shape, dtype, geometry, ceil_mode, include, choice)
     found = plans.get(key)
     if found is None:
         fields, grid = pool_fields(op, shape, geometry, ceil_mode, count_include_pad=include)
         expect_shape(dout.shape, grid, op, "dout")
         problem = Problem("avg_pool2d", "backward", (shape,), dtype.name, (memory_order(dout),), **fields)
-        found = remember(key, plan(problem, layout(shape, dtype, "nhwc"), choice))
+        found = remember(key, plan(problem, layout(shape, dtype, "nhwc", on=dout), choice))
     dx = found.out.empty()
     found.kernel(found.problem, dout, dx, backend.get_num_threads())
     return dx
@@ -307,7 +314,7 @@ def global_avg_pool2d(x: ArrayLike) -> Array:
     op = "global_avg_pool2d"
     x = one(x, op)
     _expect_pixels(x.shape, op)
-    out = layout((*x.shape[:2], 1, 1), x.dtype, "nhwc").empty()
+    out = layout((*x.shape[:2], 1, 1), x.dtype, "nhwc", on=x).empty()
     backend.run(Problem(op, "forward", (x.shape,), x.dtype.name, (memory_order(x),)), x, out)
     return out
 
@@ -324,6 +331,6 @@ def global_avg_pool2d_backward(dout: ArrayLike, x: ArrayLike) -> Array:
     dout = to_dtype(dout, dtype)
     _expect_pixels(shape, op)
     expect_shape(dout.shape, (*shape[:2], 1, 1), op, "dout")
-    dx = layout(shape, dtype, "nhwc").empty()
+    dx = layout(shape, dtype, "nhwc", on=dout).empty()
     backend.run(Problem("global_avg_pool2d", "backward", (shape,), dtype.name, (memory_order(dout),)), dout, dx)
     return dx

@@ -6,6 +6,7 @@ import numpy as np
 
 from .. import backend
 from .. import functional as F
+from .._array import is_device
 from .base import Layer
 
 
@@ -30,7 +31,8 @@ class Relu(Layer):
         read-only or has another dtype than the output. Copy what must survive.
         """
         out = self._kept(self.out)
-        if type(dout) is np.ndarray and dout.dtype == out.dtype and dout.flags.writeable:
+        writeable = dout.flags.writeable if type(dout) is np.ndarray else is_device(dout)
+        if writeable and dout.dtype == out.dtype:
             return F.relu_backward(dout, out, out=dout)
         return F.relu_backward(dout, out)
 

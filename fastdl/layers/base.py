@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Iterable
+from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
+
+from .._device import to_device
 
 T = TypeVar("T")
 
@@ -53,6 +56,14 @@ class Layer:
         """The gradients of the last backward pass under the names of ``params``; None before the first."""
         return {name: getattr(self, f"d{name}") for name in self.params}
 
+    def to(self, device: str) -> Self:
+        """Moves parameters and buffers to ``"cpu"``, ``"cuda"`` or ``"cuda:1"``, as new arrays; returns the layer.
+
+        Gradients and activations are dropped. The layer then takes arrays of that device.
+        """
+        move_layers([self], device)
+        return self
+
     def _kept(self, activation: T | None) -> T:
         """``activation``, or the error that a backward pass without its forward pass deserves."""
         if activation is None:
@@ -65,3 +76,17 @@ class Layer:
     def __getstate__(self) -> dict[str, Any]:
         dropped = {*self.activations, *(f"d{name}" for name in self.parameters)}
         return {name: None if name in dropped else value for name, value in self.__dict__.items()}
+
+
+def move_layers(layers: Iterable[Layer], device: str) -> None:
+    """Moves the parameters and buffers of layers; what two of them share stays shared."""
+    moved: dict[int, Any] = {}
+    for layer in layers:
+        for name in (*layer.parameters, *layer.buffers):
+            old = getattr(layer, name)
+            if old is not None:
+                new = moved.setdefault(id(old), to_device(old, device))
+                moved[id(new)] = new
+                setattr(layer, name, new)
+        for name in (*(f"d{name}" for name in layer.parameters), *layer.activations):
+            setattr(layer, name, None)

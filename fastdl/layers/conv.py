@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import backend
 from .. import functional as F
+from .._array import prepare, reshaped
 from ..functional import _conv
 from .base import Layer
 
@@ -89,7 +90,7 @@ class Convolution(Layer):
             need if self.b is not None else need[:-1],
             relu,
         )
-        self.db = db if db is None or self.b is None else db.astype(self.b.dtype, copy=False)
+        self.db = db if db is None or self.b is None else prepare(db, self.b.dtype)
         return dx
 
     @property
@@ -97,7 +98,7 @@ class Convolution(Layer):
         """``im2col`` of the last input: float64, (N * OH * OW, C * FH * FW). None where no input is kept."""
         if self.x is None:
             return None
-        x = self.x.astype(np.float64, copy=False)
+        x = prepare(self.x, np.dtype(np.float64))
         return F.im2col(x, self.W.shape[2:], stride=self.stride, pad=self.pad, dilation=self.dilation)
 
     @property
@@ -105,4 +106,4 @@ class Convolution(Layer):
         """The filters as columns, (C / groups * FH * FW, FN): a view of ``W`` where its memory allows one."""
         if self.x is None:
             return None
-        return self.W.reshape(self.W.shape[0], prod(self.W.shape[1:])).T
+        return reshaped(self.W, (self.W.shape[0], prod(self.W.shape[1:]))).T

@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import backend
 from .. import functional as F
-from .._array import Layout, arranged, layout
+from .._array import Layout, arranged, layout, prepare, reshaped
 from ..functional import _linear
 from .base import Layer
 
@@ -43,7 +43,7 @@ class Affine(Layer):
         """``forward``; with ``relu`` the output of the ReLU that follows."""
         original, shape = x, x.shape
         if len(shape) > 2:
-            x = x.reshape(shape[0], prod(shape[1:]))
+            x = reshaped(x, (shape[0], prod(shape[1:])))
         out = _linear.fused_linear(x, self.W, self.b, None, relu)
         if backend.is_inference():
             self.x = self.original_x_shape = self._original_layout = None
@@ -57,7 +57,7 @@ class Affine(Layer):
         x, wanted = self._kept(self.x), self._kept(self._original_layout)
         need = ("x", "w", "b") if need_dx else ("w", "b")
         dx, self.dW, db = F.linear_backward(dout, x, self.W, need=need if self.b is not None else need[:-1])
-        self.db = db if db is None or self.b is None else db.astype(self.b.dtype, copy=False)
+        self.db = db if db is None or self.b is None else prepare(db, self.b.dtype)
         if dx is None or dx.dtype != wanted.dtype:  # the gradient of integers
-            return dx if dx is None else dx.reshape(wanted.shape)
+            return dx if dx is None else reshaped(dx, wanted.shape)
         return arranged(dx, wanted)

@@ -6,6 +6,10 @@ import numpy as np
 
 from .. import backend
 from .. import functional as F
+from .._array import is_device, prepare
+from .._device import Mirror, constant, device_of, to_device
+from ..functional._pointwise import mask_of_state
+from ..kernels.device import _cuda as kernels
 from .base import Layer
 
 
@@ -19,6 +23,7 @@ class Dropout(Layer):
     Without ``seed`` the mask is the book's ``np.random.rand(*x.shape) > dropout_ratio``: drawn from NumPy's global
     stream, and slow. With ``seed`` (0 <= seed < 2**64) it is ``functional.dropout_mask(..., seed, step)``, Philox
     numbers that any backend makes alike, where ``step`` counts the training passes from 0.
+    On a device masks without ``seed`` are drawn by the host and copied there, in the middle of each step.
 
     ``mask`` is the last mask: bool without ``seed``, uint8 with it.
     """
@@ -37,6 +42,7 @@ class Dropout(Layer):
         self.mask: np.ndarray | None = None
         self._backward_scale: float | None = None
         self._dtype: np.dtype | None = None
+        self._state = Mirror(np.uint64)
 
     def forward(self, x: np.ndarray, train_flg: bool = True) -> np.ndarray:
         """A new array of the shape and dtype of ``x``; ``x`` itself where a prediction changes nothing."""
@@ -44,7 +50,7 @@ class Dropout(Layer):
         mask = None
         if train_flg:
             scale = 1.0 / keep if self.inverted else 1.0
-            mask = self._new_mask(x.shape)
+            mask = self._new_mask(x)
             out = F.dropout(x, mask, scale)
         else:
             scale = 1.0 if self.inverted else keep
@@ -55,15 +61,27 @@ class Dropout(Layer):
             self.mask, self._backward_scale, self._dtype = mask, scale, out.dtype
         return out
 
-    def _new_mask(self, shape: tuple[int, ...]) -> np.ndarray:
+    def _new_mask(self, x: np.ndarray) -> np.ndarray:
         if self.seed is None:
-            return np.random.rand(*shape) > self.dropout_ratio
+            mask = np.random.rand(*x.shape) > self.dropout_ratio
+            return to_device(mask, device_of(x)) if is_device(x) else mask  # type: ignore[no-any-return]
         self.step += 1
-        return F.dropout_mask(shape, self.dropout_ratio, self.seed, self.step - 1)
+        if not is_device(x):
+            return F.dropout_mask(x.shape, self.dropout_ratio, self.seed, self.step - 1)
+        state = self._state.array((self.seed, self.step - 1), x)
+        new = mask_of_state(x.shape, self.dropout_ratio, state)
+        kernels.advance(state[1:])
+        self._state.counted((self.seed, self.step))
+        return new
+
+    def replayed(self, passes: int) -> None:
+        """Counts training passes that ran on a device alone, as parts of a captured step."""
+        self.step += passes
+        self._state.counted((self.seed, self.step))
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
         """``dout`` through the last mask; after a prediction, times what the prediction multiplied by."""
-        scale, dout = self._kept(self._backward_scale), dout.astype(self._kept(self._dtype), copy=False)
+        scale, dout = self._kept(self._backward_scale), prepare(dout, self._kept(self._dtype))
         if self.mask is not None:
             return F.dropout(dout, self.mask, scale)
         return dout if scale == 1.0 else _scaled(dout, scale)
@@ -71,4 +89,7 @@ class Dropout(Layer):
 
 def _scaled(x: np.ndarray, scale: float) -> np.ndarray:
     """x * scale, rounded once: a mask that keeps everything."""
-    return F.dropout(x, np.broadcast_to(np.ones((), np.uint8), x.shape), scale)
+    if not is_device(x):
+        return F.dropout(x, np.broadcast_to(np.ones((), np.uint8), x.shape), scale)
+    one = constant(1, np.uint8)
+    return F.dropout(x, type(one)(x.shape, one.dtype, one.data, (0,) * x.ndim), scale)

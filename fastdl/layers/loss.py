@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from .. import backend
+from .._array import empty, is_device, prepare, reshaped
 from ..functional import _call, _loss
+from ..kernels.device import _cuda as kernels
 from .base import Layer
 
 
@@ -18,23 +22,26 @@ class SoftmaxWithLoss(Layer):
     has the exact loss.
 
     ``loss`` (float64), ``y`` (the softmax, float32 for scores of less precision) and ``t`` belong to the last forward
-    pass.
+    pass. On a device the loss is a CuPy array without dimensions.
     """
 
     activations = ("y", "t", "_labels", "_dtype")
 
     def __init__(self) -> None:
-        self.loss: np.float64 | None = None
+        self.loss: Any = None
         self.y: np.ndarray | None = None
         self.t: np.ndarray | None = None
         self._labels: np.ndarray | None = None
         self._dtype: np.dtype | None = None
 
-    def forward(self, x: np.ndarray, t: np.ndarray) -> np.float64:
+    def forward(self, x: np.ndarray, t: np.ndarray) -> Any:
         """The loss of scores ``x`` (N, classes) and labels ``t``.
 
-        ``ValueError`` where the shapes do not fit or a label lies outside 0 ... classes - 1.
+        A float64: of NumPy, or on a device an array. ``ValueError`` where the shapes do not fit or (not on a device,
+        where nobody looks) a label lies outside 0 ... classes - 1.
         """
+        if is_device(x):
+            return self._forward_on_device(x, t)
         t = np.asarray(t)
         labels = _labels(x, t)
         _, y = _loss.cross_entropy_rows(_call.one(x, "SoftmaxWithLoss"), labels)
@@ -48,11 +55,31 @@ class SoftmaxWithLoss(Layer):
             self.y, self.t, self._labels, self._dtype = y, t, labels, y.dtype if x.dtype.kind in "biu" else x.dtype
         return loss
 
+    def _forward_on_device(self, x: Any, t: Any) -> Any:
+        """``forward`` without a look at the values: a label outside the classes makes NaN of the loss."""
+        op = "SoftmaxWithLoss"
+        scores = _call.one(x, op)
+        if scores.ndim != 2:
+            raise ValueError(f"scores must be (N, classes), not {x.shape}")
+        labels = _loss.device_labels(t, x.shape, op, scores)
+        _, y = _loss.cross_entropy_rows(scores, labels)
+        self.loss = loss = empty((), np.float64, on=x)
+        kernels.book_loss(y, labels, loss)
+        if backend.is_inference():
+            self.y = self.t = self._labels = self._dtype = None
+        else:
+            self.y, self.t, self._labels, self._dtype = y, _call.as_array(t, op, x), labels, scores.dtype
+        return loss
+
     def backward(self, dout: float = 1) -> np.ndarray:
         """The gradient of the loss by the scores, (N, classes) in their dtype; ``dout`` is ignored."""
         y, t, labels = self._kept(self.y), self._kept(self.t), self._kept(self._labels)
         if t.size == labels.size:
             return _loss.cross_entropy_rows_backward(y, labels, 1.0, self._kept(self._dtype))
+        if is_device(y):
+            dx = empty(y.shape, self._kept(self._dtype), on=y)
+            kernels.book_gradient(y, prepare(reshaped(t, y.shape), y.dtype), dx)
+            return dx
         # Rows of t need not be one-hot here: the book's gradient is (y - t) / N for whatever they hold.
         return ((y - t.reshape(y.shape)) / y.dtype.type(len(y) or 1)).astype(self._dtype, copy=False)
 

@@ -8,6 +8,10 @@ import numpy as np
 
 from .. import backend
 from .. import functional as F
+from .._array import is_device, prepare, reshaped, zeros
+from .._device import contiguous
+from ..functional import _call
+from ..kernels.device import _cuda as kernels
 from .base import Layer
 
 
@@ -22,7 +26,7 @@ class BatchNormalization(Layer):
 
     ``forward(x, train_flg=True)`` uses the statistics of the batch and then updates ``running_mean`` and
     ``running_var``: ``running = momentum * running + (1 - momentum) * batch`` (so ``momentum`` is 1 minus PyTorch's),
-    in new float64 arrays. With ``train_flg=False`` the running statistics are used.
+    in new float64 arrays (on a device in place). With ``train_flg=False`` the running statistics are used.
 
     ``dgamma``, ``dbeta``, ``input_shape``, ``batch_size``, ``xc`` (x - mean), ``std`` (sqrt(variance + eps)) and ``xn``
     (xc / std) belong to the last training pass; the last three are worked out when they are read.
@@ -64,31 +68,33 @@ class BatchNormalization(Layer):
         shape = x.shape
         x = self._features(x)
         features = x.shape[1]
-        gamma, beta = _filled(self.gamma, features), _filled(self.beta, features)
+        gamma, beta = _filled(self.gamma, features, x), _filled(self.beta, features, x)
         if self.running_mean is None or self.running_var is None:
-            self.running_mean, self.running_var = np.zeros(features), np.zeros(features)
+            self.running_mean = zeros((features,), np.dtype(np.float64), x)
+            self.running_var = zeros((features,), np.dtype(np.float64), x)
         if not train_flg:
             self._x = self._mean = self._var = self.input_shape = self.batch_size = None
             out = F.batch_norm_inference(x, gamma, beta, self.running_mean, self.running_var, eps=self.eps)
-            return out.reshape(shape)
+            return reshaped(out, shape)
         out, mean, var = F.batch_norm(x, gamma, beta, eps=self.eps)
         if backend.is_inference():
             self._x = self._mean = self._var = self.input_shape = self.batch_size = None
         else:
             self._x, self._mean, self._var = x, mean, var
             self.input_shape, self.batch_size = shape, shape[0]
-        self.running_mean = self.momentum * self.running_mean + (1 - self.momentum) * mean.astype(np.float64)
-        self.running_var = self.momentum * self.running_var + (1 - self.momentum) * var.astype(np.float64)
-        return out.reshape(shape)
+        self.running_mean = _later(self.running_mean, mean, self.momentum, "running_mean")
+        self.running_var = _later(self.running_var, var, self.momentum, "running_var")
+        return reshaped(out, shape)
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
         """The gradient by x, in its shape, after a forward pass with ``train_flg=True``."""
         x, mean, var = self._kept(self._x), self._kept(self._mean), self._kept(self._var)
-        gamma = _filled(self.gamma, x.shape[1])
-        dx, dgamma, dbeta = F.batch_norm_backward(dout.reshape(x.shape), x, gamma, mean, var, eps=self.eps)
-        self.dgamma = dgamma.astype(gamma.dtype, copy=False)
-        self.dbeta = dbeta.astype(np.asarray(self.beta).dtype, copy=False)
-        return dx.reshape(self._kept(self.input_shape))
+        gamma = _filled(self.gamma, x.shape[1], x)
+        dx, dgamma, dbeta = F.batch_norm_backward(reshaped(dout, x.shape), x, gamma, mean, var, eps=self.eps)
+        beta = _call.as_array(self.beta, "beta", x)
+        self.dgamma = prepare(dgamma, _call.gradient_dtype(gamma.dtype, dgamma.dtype))
+        self.dbeta = prepare(dbeta, _call.gradient_dtype(beta.dtype, dbeta.dtype))
+        return reshaped(dx, self._kept(self.input_shape))
 
     def _features(self, x: np.ndarray) -> np.ndarray:
         """``x`` as the function takes it: axis 1 holds what has statistics of its own."""
@@ -98,7 +104,7 @@ class BatchNormalization(Layer):
             return x
         if x.ndim < 2:
             raise ValueError(f"batch normalisation takes (N, D) or more dimensions, not {x.shape}")
-        return x if x.ndim == 2 else x.reshape(x.shape[0], prod(x.shape[1:]))
+        return x if x.ndim == 2 else reshaped(x, (x.shape[0], prod(x.shape[1:])))
 
     def _columns(self, statistics: np.ndarray) -> np.ndarray:
         return statistics if self._kept(self._x).ndim == 2 else statistics[:, None, None]
@@ -122,10 +128,24 @@ class BatchNormalization(Layer):
         return None if xc is None or std is None else xc / self._columns(std)
 
 
-def _filled(parameter: np.ndarray, features: int) -> np.ndarray:
+def _filled(parameter: np.ndarray, features: int, x: np.ndarray) -> np.ndarray:
     """``parameter`` as (features,): itself, or its one number repeated."""
-    parameter = np.asarray(parameter)
-    return np.broadcast_to(parameter.reshape(()), (features,)) if parameter.size == 1 else parameter
+    parameter = _call.as_array(parameter, "gamma or beta", x)
+    if parameter.size != 1:
+        return parameter
+    if not is_device(parameter):
+        return np.broadcast_to(parameter.reshape(()), (features,))
+    return contiguous(type(parameter)((features,), parameter.dtype, parameter.data, (0,)))  # type: ignore[no-any-return, call-arg, arg-type]
+
+
+def _later(mean: np.ndarray, batch: np.ndarray, momentum: float, name: str) -> np.ndarray:
+    """A running statistic after another batch: a new array, or on a device the same one."""
+    if not is_device(batch):
+        return momentum * mean + (1 - momentum) * batch.astype(np.float64)
+    _call.expect_beside("BatchNormalization", name, mean, "x", batch)
+    mean = contiguous(prepare(mean, np.dtype(np.float64)))
+    kernels.running(mean, batch, momentum)
+    return mean
 
 
 class LocalResponseNormalization(Layer):

@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import backend, network
+from .. import _device, backend, functional, network
+from .._array import as_array, empty, is_device, prepare, zeros
 from ..data.pickles import load_arrays, save_arrays
+from ..functional._loss import device_labels
+from ..kernels.device import _cuda as kernels
 from ..kernels.problem import COMPUTE
+from ..layers.base import move_layers
 
 
 def _dtype(dtype: DTypeLike) -> np.dtype:
@@ -23,6 +27,11 @@ def _dtype(dtype: DTypeLike) -> np.dtype:
     if found.name not in COMPUTE:
         raise TypeError(f"parameters are {', '.join(COMPUTE)}, not {found}")
     return found
+
+
+def _cast(value: Any, dtype: np.dtype) -> Any:
+    """A new array of ``dtype``."""
+    return functional.cast(value, dtype) if is_device(value) else np.asarray(value).astype(dtype)
 
 
 class Model:
@@ -53,11 +62,14 @@ class Model:
     def predict(self, x: np.ndarray, train_flg: bool = False) -> np.ndarray:
         """Scores (N, classes), before the softmax; ``train_flg`` switches dropout and batch statistics on."""
         if self.dtype is not None and x.dtype != self.dtype:
-            x = x.astype(self.dtype)
+            x = prepare(x, self.dtype) if is_device(x) else x.astype(self.dtype)
         return network.forward(self._sequence(), x, train_flg)
 
-    def loss(self, x: np.ndarray, t: np.ndarray) -> np.float64:
-        """Mean cross entropy of a training pass (dropout active); ``t`` as ``layers.SoftmaxWithLoss`` takes them."""
+    def loss(self, x: np.ndarray, t: np.ndarray) -> Any:
+        """Mean cross entropy of a training pass (dropout active); ``t`` as ``layers.SoftmaxWithLoss`` takes them.
+
+        A NumPy float64, or on a device a CuPy array without dimensions.
+        """
         return self.last_layer.forward(self.predict(x, train_flg=True), t)
 
     def accuracy(self, x: np.ndarray, t: np.ndarray, batch_size: int = 100) -> float:
@@ -66,6 +78,8 @@ class Model:
         Runs in ``fastdl.inference()`` and counts every image, also of a last batch that is smaller (which the book's
         own ``accuracy`` leaves out). NaN for no images.
         """
+        if is_device(x):
+            return self._accuracy_on_device(x, t, batch_size)
         labels = np.asarray(t)
         if labels.ndim > 1:
             labels = labels.reshape(len(labels)) if labels.shape[1] == 1 else labels.argmax(axis=1)
@@ -80,6 +94,25 @@ class Model:
                 right += int(np.count_nonzero(self.predict(x[part]).argmax(axis=1) == labels[part]))
         return right / len(x)
 
+    def _accuracy_on_device(self, x: Any, t: Any, batch_size: int) -> float:
+        """``accuracy`` that reads one number from the device, at its end."""
+        t = as_array(t, "accuracy: t", x)
+        n = len(x)
+        if len(t) != n:
+            raise ValueError(f"{n} images have {len(t)} labels")
+        if not n:
+            return float("nan")
+        labels = device_labels(t, (n, t.size // n), "accuracy", x)
+        right = zeros((1,), np.dtype(np.int64), x)
+        found = empty((batch_size,), np.int64, on=x)
+        with backend.inference():
+            for start in range(0, n, batch_size):
+                part = slice(start, start + batch_size)
+                scores = self.predict(x[part])
+                kernels.argmax(scores, found)
+                kernels.count_equal(labels[part], found, right)
+        return int(_device.to_host(right)[0]) / n
+
     def gradient(self, x: np.ndarray, t: np.ndarray) -> dict[str, np.ndarray]:
         """Gradients of ``loss`` under the names of ``params``: new arrays at each call."""
         return self.loss_and_gradient(x, t)[1]
@@ -89,10 +122,32 @@ class Model:
 
         On the way back each layer gives its activations up (``layer.x`` and the like are None then), for the memory.
         """
+        loss, grads = self.unread_loss_and_gradient(x, t)
+        return float(loss), grads
+
+    def unread_loss_and_gradient(self, x: np.ndarray, t: np.ndarray) -> tuple[Any, dict[str, np.ndarray]]:
+        """:meth:`loss_and_gradient` with the loss as :meth:`loss` gives it: nobody waits for a device."""
         loss = self.loss(x, t)
         layers = self._sequence()
         network.backward(layers, self.last_layer.backward(1), need_dx=False, release=True)
-        return float(loss), network.named_grads(layers)
+        return loss, network.named_grads(layers)
+
+    @property
+    def device(self) -> str:
+        """Where the parameters are: ``"cpu"`` or ``"cuda:0"``."""
+        return _device.device_of(next(iter(self.params.values()), None))
+
+    def to(self, device: str) -> Self:
+        """Moves parameters and running statistics to ``"cpu"``, ``"cuda"`` or ``"cuda:1"``; returns the network.
+
+        ``params`` then refers to the new arrays, and an optimizer's states follow at its next update. Inputs and labels
+        have to be on that device too: ``fastdl.to_device(x, net.device)``.
+        """
+        layers = self._sequence()
+        move_layers([*network.leaves(layers), self.last_layer], device)
+        self.params.clear()
+        self.params.update(network.named_params(layers))
+        return self
 
     def set_params(self, params: Mapping[str, np.ndarray]) -> None:
         """Uses these arrays (no copies) as parameters, and the running statistics among them.
@@ -108,7 +163,7 @@ class Model:
         """Rounds the parameters to ``dtype`` (new arrays) and uses inputs in it from now on."""
         self.dtype = _dtype(dtype)
         layers = self._sequence()
-        cast = {name: np.asarray(value).astype(self.dtype) for name, value in network.named_params(layers).items()}
+        cast = {name: _cast(value, self.dtype) for name, value in network.named_params(layers).items()}
         self.set_params(cast)
 
     def save_params(self, file_name: str | os.PathLike = "params.npz") -> None:
@@ -123,12 +178,14 @@ class Model:
                 f"pickle: the name .npz would say so",
                 stacklevel=2,
             )
-        save_arrays(file_name, network.named_params(self._sequence()) | network.named_buffers(self._sequence()))
+        layers = self._sequence()
+        save_arrays(file_name, network.on_host(network.named_params(layers) | network.named_buffers(layers)))
 
     def load_params(self, file_name: str | os.PathLike = "params.npz") -> None:
         """Reads what ``save_params`` has written, or the book's pickled dict of arrays, without running the pickle.
 
-        The parameters become new arrays: of ``dtype`` where the network has one, else of the dtypes in the file. Raises
+        The parameters become new arrays where the old ones were: of ``dtype`` where the network has one, else of the
+        dtypes in the file. Raises
         ``ValueError`` where the file is damaged, asks for more than arrays or does not fit, ``OSError`` where it cannot
         be read; the parameters are then as they were.
         """
@@ -137,6 +194,6 @@ class Model:
             mine = self.params.keys()
             arrays = {name: a.astype(self.dtype) if name in mine else a for name, a in arrays.items()}
         try:
-            self.set_params(arrays)
+            self.set_params({name: _device.to_device(a, self.device) for name, a in arrays.items()})
         except ValueError as error:
             raise ValueError(f"{os.fspath(file_name)}: {error}") from None

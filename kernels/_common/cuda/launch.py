@@ -6,12 +6,13 @@ import ctypes
 import functools
 import hashlib
 import importlib.util
+import math
 import os
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,13 +137,15 @@ def place_of(out: Any, threads: int) -> Place:
     """The place of an array: a device, or the emulation for a NumPy array, with ``threads`` as the seed."""
     if isinstance(out, np.ndarray):
         return Emulation(threads)
-    return _device(out.device.id)
+    return device_place(out.device.id)
 
 
 # ---- on a CPU -------------------------------------------------------------------------------------------------------
 
 
-class _Launch(ctypes.Structure):
+class EmulatedLaunch(ctypes.Structure):
+    """What an emulated kernel is told about its launch: ``Launch`` of emulator.h."""
+
     _fields_ = [
         ("grid", ctypes.c_uint32 * 3),
         ("threads", ctypes.c_uint32),
@@ -158,13 +161,14 @@ class EmulationError(RuntimeError):
 class _EmulatedKernels(Kernels):
     def __init__(self, source: Source, variant: Variant) -> None:
         super().__init__(source, variant)
-        self._library = ctypes.CDLL(str(_shared_object(source, variant)))
+        path = compiled_emulation(f"{source.path.parent.name}-{variant.storage}", source.text, source.defines(variant))
+        self._library = ctypes.CDLL(str(path))
         self.seed = 0
 
     def _run(self, name: str, grid: tuple[int, ...], shared: int, packed: ctypes.Structure) -> None:
         function = getattr(self._library, name)
         function.restype = ctypes.c_char_p
-        launch = _Launch(grid, self.entries[name].threads, shared, self.seed)
+        launch = EmulatedLaunch(grid, self.entries[name].threads, shared, self.seed)
         error = function(ctypes.byref(launch), ctypes.byref(packed))
         if error is not None:
             raise EmulationError(f"{name}: {error.decode()}")
@@ -216,13 +220,13 @@ _FLAGS = ("-x", "c++", "-std=c++17", "-O1", "-ffp-contract=off", "-fno-math-errn
 _refused: dict[str, str] = {}  # what does not compile, so that it is not tried for each call
 
 
-def _shared_object(source: Source, variant: Variant) -> Path:
-    """The compiled emulation of a variant, from the cache where it is there."""
-    macros = (f"-D{name}={value}" for name, value in source.defines(variant).items())
+def compiled_emulation(name: str, text: str, defines: Mapping[str, str]) -> Path:
+    """The shared object of a source's emulation with these macros, from the cache where it is there."""
+    macros = (f"-D{macro}={value}" for macro, value in defines.items())
     compiler = [*_compiler(), *_FLAGS, f"-I{FOLDER}", *macros]
     emulator = (FOLDER / "emulator.h").read_text()
-    key = hashlib.sha256("\0".join([*compiler, source.text, emulator]).encode()).hexdigest()[:24]
-    target = cache_folder() / f"{source.path.parent.name}-{variant.storage}-{key}.so"
+    key = hashlib.sha256("\0".join([*compiler, text, emulator]).encode()).hexdigest()[:24]
+    target = cache_folder() / f"{name}-{key}.so"
     if target.exists():
         return target
     if key in _refused:
@@ -230,10 +234,10 @@ def _shared_object(source: Source, variant: Variant) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.{threading.get_ident()}")
     done = subprocess.run(
-        [*compiler, "-o", str(temporary), "-"], input=source.text, capture_output=True, text=True, check=False
+        [*compiler, "-o", str(temporary), "-"], input=text, capture_output=True, text=True, check=False
     )
     if done.returncode:
-        _refused[key] = f"{source.path} does not compile for the emulation:\n{done.stderr[:4000]}"
+        _refused[key] = f"{name} does not compile for the emulation:\n{done.stderr[:4000]}"
         raise EmulationError(_refused[key])
     os.replace(temporary, target)
     return target
@@ -276,6 +280,7 @@ class Device(Place):
         self.number = number
         self.architecture = int(cupy.cuda.Device(number).compute_capability)
         self._kernels: dict[tuple[Source, Variant], _DeviceKernels] = {}
+        self._tables: dict[tuple[Any, ...], Any] = {}
 
     def load(self, source: Source, storage: str, **macros: str) -> Any:
         key = source, _variant(source, storage, macros)
@@ -286,19 +291,62 @@ class Device(Place):
         return found
 
     def scratch(self, nbytes: int) -> Any:
-        import cupy
-
-        return cupy.empty(nbytes, np.uint8)  # from CuPy's pool, in the order of the stream
+        return device_memory((nbytes,), np.dtype(np.uint8))  # from CuPy's pool, in the order of the stream
 
     def table(self, values: np.ndarray) -> Any:
+        """A copy of ``values``, kept: a captured step may read no memory of the host."""
         import cupy
 
-        return cupy.asarray(values)
+        key = values.dtype, values.shape, values.tobytes()
+        found = self._tables.get(key)
+        if found is None:
+            if cupy.cuda.get_current_stream().is_capturing():
+                raise RuntimeError("a kernel needs a table of addresses that were others in the steps before")
+            if len(self._tables) >= 256:
+                self._tables.clear()
+            found = self._tables[key] = uploaded(values)
+        return kept(found)
+
+
+def device_memory(shape: Sequence[int], dtype: np.dtype[Any], strides: Sequence[int] | None = None) -> Any:
+    """A new CuPy array on the current device. Raises ``MemoryError`` that says how much there is."""
+    import cupy
+
+    nbytes = math.prod(shape) * dtype.itemsize
+    try:
+        return cupy.ndarray(tuple(shape), dtype, cupy.cuda.alloc(nbytes), strides)
+    except cupy.cuda.memory.OutOfMemoryError as error:
+        free, total = cupy.cuda.runtime.memGetInfo()
+        free += cupy.get_default_memory_pool().free_bytes()
+        raise MemoryError(
+            f"the GPU has no memory for another {nbytes / 2**20:,.1f} MiB: {free / 2**20:,.1f} of its "
+            f"{total / 2**20:,.1f} MiB are free"
+        ) from error
+
+
+_of_graphs: list[Any] = []
+
+
+def kept(a: Any) -> Any:
+    """``a``, which is never freed if a graph that is being captured will read it."""
+    import cupy
+
+    if cupy.cuda.get_current_stream().is_capturing():
+        _of_graphs.append(a)
+    return a
+
+
+def uploaded(values: np.ndarray) -> Any:
+    """A copy of a C-contiguous array on the current device."""
+    out = device_memory(values.shape, values.dtype, values.strides)
+    out.data.copy_from_host_async(ctypes.c_void_p(pointer(values)), values.nbytes)
+    return out
 
     def number(self, a: Any) -> tuple[int, Any]:
         return (0, a.item()) if isinstance(a, np.ndarray) else (pointer(a), 0)
 
 
 @functools.cache
-def _device(number: int) -> Device:
+def device_place(number: int) -> Device:
+    """The device ``number``, once."""
     return Device(number)
