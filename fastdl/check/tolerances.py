@@ -475,14 +475,10 @@ _BOUNDS: dict[str, Callable[[Call], dict[str, Error]]] = {
 def habits_of(row: Row) -> Habits:
     """What the row's contract promises."""
     numpy = row.backend == "numpy"
-<<<<<<< HEAD
-    documented = REFERENCE_BLOCKS if numpy else CUDA_BLOCKS if row.backend.startswith("cuda") else BLOCKS
+    cuda = row.backend.startswith("cuda")
+    documented = REFERENCE_BLOCKS if numpy else CUDA_BLOCKS if cuda else BLOCKS
     blocks = documented.get((row.op, row.direction))
-    return Habits(numpy, blocks, variant(row) if row.is_winograd else None)
-=======
-    blocks = (REFERENCE_BLOCKS if numpy else BLOCKS).get((row.op, row.direction))
-    return Habits(numpy, blocks, variant(row) if row.is_winograd else None, row.backend.startswith("cuda"))
->>>>>>> 21bbeedbd5ebf851654517224d7b89deda238cf3
+    return Habits(numpy, blocks, variant(row) if row.is_winograd else None, cuda)
 
 
 def variant(row: Row) -> tuple[int, int]:
