@@ -177,7 +177,10 @@ TABLE: tuple[Row, ...] = tuple(
         _conv_rows("pointwise", _CONV, storage=("float32", "float64")),
         _conv_rows("small_channel", _CONV),
         _conv_rows("depthwise", _CONV),
-        [_reference("conv", "conv2d", "forward_pooled"), _numba("conv", "conv2d", "forward_pooled")],
+        [_reference("conv", "conv2d", "forward_pooled"), _numba("conv", "conv2d", "forward_pooled"),
+         *_cuda("conv", "conv2d", "forward_pooled", "two_passes")],
+        *(_cuda("conv.depthwise", "conv2d", direction, "depthwise", eligible=_lazy(".conv.depthwise._cuda:eligible"),
+                cost=_lazy(".conv.depthwise._cuda:cost")) for direction in _CONV.split()),
         *(_conv_rows("winograd", f"{_CONV} forward_pooled", name, i)
           for i, name in enumerate(("4x4_3x3", "2x2_3x3", "2x2_5x5"))),
         _rows("conv", "conv2d", "backward_bias", "blocked_sum", workspace=_lazy(".conv.plan:workspace")),

@@ -14,18 +14,7 @@
 #include "arrange.cuh"
 #include "epilogue.cuh"
 #include "bias.cuh"
-
-// Where the pixels of a grid find their elements in an image, by tap.
-struct Window {
-    const T *image;             // at the group's first channel
-    i64 batch, row, pixel;      // elements from one to the next
-    i64 group;
-    int height, width, channels; // channels: of a group, in whole pieces
-    int scale_h, scale_w, start_h, start_w, move_h, move_w;
-    int taps_h, taps_w;
-    int grid_h, grid_w;
-    int next[3];                // (taps, or pixels) h and w, c: how far a stage brings a thread, as digits
-};
+#include "window.cuh"
 
 // ---- forward, backward_input ----------------------------------------------------------------------------------------
 

@@ -1,102 +1,28 @@
-"""CUDA kernels of conv2d: geometry, operands in whole pieces, tiles, splits."""
+"""CUDA kernels of conv2d: operands in whole pieces, tiles, splits."""
 
 from __future__ import annotations
 
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
-from .._common.cuda import Kernels, Place, Source, cut, place_of, pointer
+from .._common.cuda import Place, Source, cut, place_of, pointer
 from .._common.cuda.arrange import arrange, in_pieces, whole
 from .._common.cuda.tiles import BLOCKS, LINE, choose, splits, sums_dtype, variants, vector
+from ..pool._cuda import max_pool2d_forward
 from ..problem import Problem
+from ._cuda_window import (
+    MOST_PIXELS,
+    Axis,
+    channels_last,
+    digits,
+    elements,
+    forward_axes,
+    image_of,
+    paired,
+    phases,
+    window,
+)
 
 SOURCE = Source(__file__, variants=variants())
-
-#: Pixels of one launch: kernels count them with 32 bits.
-MOST_PIXELS = 2**31 - 1
-
-
-class Image(NamedTuple):
-    """A (N, C, H, W) array as kernels read it: channels of each group in whole pieces."""
-
-    memory: Any  # kept alive during the call
-    address: int
-    batch: int  # elements from one to the next
-    row: int
-    pixel: int
-    group: int
-    channels: int  # of a group, in whole pieces
-
-
-def _image(gpu: Place, kernels: Kernels, a: Any, groups: int, dense: bool = False) -> Image:
-    """``a``, or a copy of it. ``dense``: with all pixels at one distance."""
-    n, c, h, w = a.shape
-    size, own = a.itemsize, c // groups
-    sn, sc, sh, sw = a.strides
-    even = not dense or (sh == w * sw and sn == h * sh)
-    if even and sc == size and own * size % 16 == 0 and in_pieces(pointer(a), (sn, sh, sw)):
-        return Image(a, pointer(a), sn // size, sh // size, sw // size, own, own)
-    channels = whole(own, size)
-    memory = arrange(gpu, kernels, pointer(a), (n, h, w, groups, own), (sn, sh, sw, own * sc, sc), size)
-    pixel = groups * channels
-    return Image(memory, pointer(memory), h * w * pixel, w * pixel, pixel, channels, channels)
-
-
-class Axis(NamedTuple):
-    """One axis of a product: position u reads image position ``u * scale + start + tap * move``."""
-
-    positions: int
-    scale: int
-    start: int
-    move: int
-    taps: int
-    first: int = 0  # position u of the grid is ``first + u * step`` of the output
-    step: int = 1
-    first_tap: int = 0  # tap t is ``first_tap + t * tap_step`` of the filter
-    tap_step: int = 1
-
-
-def forward_axis(positions: int, taps: int, stride: int, before: int, dilation: int) -> Axis:
-    """Output positions of a convolution, which read its input."""
-    return Axis(positions, stride, -before, dilation, taps)
-
-
-def backward_axes(size: int, taps: int, stride: int, before: int, dilation: int) -> list[Axis]:
-    """Positions of the input, which gather from the output: one axis for each phase, position modulo ``stride``.
-
-    Position ``phase + u * stride`` has met tap r at output position ``(phase + u * stride + before - r * dilation) /
-    stride`` where that is whole: for every ``stride / gcd(stride, dilation)``-th r from the first one, or for none.
-    """
-    axes = []
-    every = stride // math.gcd(stride, dilation)
-    for phase in range(min(stride, size)):
-        reach = (phase + before) % stride
-        first = next((r for r in range(min(every, taps)) if (reach - r * dilation) % stride == 0), None)
-        positions = cut(size - phase, stride)
-        if first is None:
-            axes.append(Axis(positions, 1, 0, 0, 0, phase, stride))
-            continue
-        start = (phase + before - first * dilation) // stride
-        number = cut(taps - first, every)
-        axes.append(Axis(positions, 1, start, -every * dilation // stride, number, phase, stride, first, every))
-    return axes
-
-
-def _window(image: Image, shape: tuple[int, ...], vertical: Axis, horizontal: Axis, digits: tuple[int, ...]) -> tuple:
-    """The fields of ``Window``."""
-    _, _, h, w = shape
-    return (
-        image.address, image.batch, image.row, image.pixel, image.group, h, w, max(image.channels, 1),
-        vertical.scale, horizontal.scale, vertical.start, horizontal.start, vertical.move, horizontal.move,
-        vertical.taps, max(horizontal.taps, 1), vertical.positions, horizontal.positions, digits,
-    )  # fmt: skip
-
-
-def _digits(number: int, middle: int, last: int) -> tuple[int, int, int]:
-    """``number`` with digits of these two bases below the first one."""
-    rest, low = divmod(number, max(last, 1))
-    high, mid = divmod(rest, max(middle, 1))
-    return high, mid, low
 
 
 def _gather(
@@ -120,7 +46,7 @@ def _gather(
         return
     tile = choose(problem.storage, gpu.architecture, batch * grid, columns, groups)
     kernels = gpu.load(SOURCE, problem.storage, **tile.macros)
-    image = _image(gpu, kernels, a, groups)
+    image = image_of(gpu, kernels, a, groups)
     taps = vertical.taps * horizontal.taps
     _, _, sr, ss = w.strides
     start = pointer(w) + vertical.first_tap * sr + horizontal.first_tap * ss
@@ -131,28 +57,21 @@ def _gather(
         gpu, kernels, start, (groups, columns, vertical.taps, horizontal.taps, sums),
         (by_group, by_column, vertical.tap_step * sr, horizontal.tap_step * ss, along), size,
     )  # fmt: skip
-    strides = tuple(stride // size for stride in out.strides)
-    paired = (
-        strides[1] == 1
-        and columns % 2 == 0
-        and all(stride % 2 == 0 for stride in (strides[0], *strides[2:]))
-        and pointer(out) % (2 * size) == 0
-    )
     each = max(1, MOST_PIXELS // grid)
     for first in range(0, batch, each):
         images = min(each, batch - first)
         part = image._replace(address=image.address + first * image.batch * size)
-        digits = _digits(LINE // size, horizontal.taps, image.channels)
+        carry = digits(LINE // size, horizontal.taps, image.channels)
         kernels.launch(
             "conv_gather",
             (cut(images * grid, tile.m), cut(columns, tile.n), groups),
             shared=tile.shared,
-            window=_window(part, a.shape, vertical, horizontal, digits),
+            window=window(part, a.shape, vertical, horizontal, carry),
             filters=pointer(filters),
             mask=0 if mask is None else pointer(mask) + first * mask.strides[0],
             out=pointer(out) + first * out.strides[0],
-            mask_stride=(0,) * 4 if mask is None else tuple(stride // size for stride in mask.strides),
-            out_stride=strides,
+            mask_stride=elements(mask),
+            out_stride=elements(out),
             pixels=images * grid,
             columns=columns,
             depth=taps * image.channels,
@@ -160,37 +79,26 @@ def _gather(
             first_w=horizontal.first,
             step_h=vertical.step,
             step_w=horizontal.step,
-            paired=paired,
+            paired=paired(out, columns),
             epilogue=(vector(bias), problem.epilogue == "bias_relu"),
         )
 
 
 def conv2d_forward(problem: Problem, x: Any, w: Any, b: Any, out: Any, threads: int) -> None:
-    oh, ow = problem.grid()
-    k, _, r, s = problem.shapes[1]
-    top, _, left, _ = problem.pads
-    axes = (
-        forward_axis(oh, r, problem.stride[0], top, problem.dilation[0]),
-        forward_axis(ow, s, problem.stride[1], left, problem.dilation[1]),
-    )
     gpu = place_of(out, threads)
-    _gather(gpu, problem, x, w, axes, w.strides[:2], k // problem.groups, out, None, b)
+    columns = problem.shapes[1][0] // problem.groups
+    _gather(gpu, problem, x, w, forward_axes(problem), w.strides[:2], columns, out, None, b)
 
 
 def conv2d_backward_input(problem: Problem, dout: Any, w: Any, y: Any, dx: Any, threads: int) -> None:
-    _, _, h, width = problem.shapes[0]
-    _, c, r, s = problem.shapes[1]
-    top, _, left, _ = problem.pads
     gpu = place_of(dx, threads)
-    for vertical in backward_axes(h, r, problem.stride[0], top, problem.dilation[0]):
-        for horizontal in backward_axes(width, s, problem.stride[1], left, problem.dilation[1]):
-            _gather(gpu, problem, dout, w, (vertical, horizontal), w.strides[1::-1], c, dx, y, None)
+    for axes in phases(problem):
+        _gather(gpu, problem, dout, w, axes, w.strides[1::-1], problem.shapes[1][1], dx, y, None)
 
 
 def conv2d_backward_weight(problem: Problem, dout: Any, x: Any, dw: Any, threads: int) -> None:
     k, c, r, s = problem.shapes[1]
     oh, ow = problem.grid()
-    top, _, left, _ = problem.pads
     batch, groups, size = x.shape[0], problem.groups, dw.itemsize
     rows, grid = k // groups, oh * ow
     gpu = place_of(dw, threads)
@@ -200,10 +108,9 @@ def conv2d_backward_weight(problem: Problem, dout: Any, x: Any, dw: Any, threads
         return
     tile = choose(problem.storage, gpu.architecture, rows, columns, groups)
     kernels = gpu.load(SOURCE, problem.storage, **tile.macros)
-    image = _image(gpu, kernels, x, groups)
-    gradient = _image(gpu, kernels, dout, groups, dense=True)
-    vertical = forward_axis(oh, r, problem.stride[0], top, problem.dilation[0])
-    horizontal = forward_axis(ow, s, problem.stride[1], left, problem.dilation[1])
+    image = image_of(gpu, kernels, x, groups)
+    gradient = image_of(gpu, kernels, dout, groups, dense=True)
+    vertical, horizontal = forward_axes(problem)
     each = max(1, MOST_PIXELS // max(grid, 1))
     parts = []  # first image, images, splits, pixels of a split
     for first in range(0, max(batch, 1), each):
@@ -215,16 +122,16 @@ def conv2d_backward_weight(problem: Problem, dout: Any, x: Any, dw: Any, threads
     done = 0
     for first, images, many, length in parts:
         weight = {
-            "window": _window(
+            "window": window(
                 image._replace(address=image.address + first * image.batch * size),
-                x.shape, vertical, horizontal, _digits(LINE // size, oh, ow),
+                x.shape, vertical, horizontal, digits(LINE // size, oh, ow),
             ),
             "dout": gradient.address + first * gradient.batch * size,
             "out": pointer(dw),
             "partial": pointer(partial) + done * groups * rows * columns * item if partial is not None else 0,
             "pitch": gradient.pixel,
             "dout_group": gradient.group,
-            "out_stride": tuple(stride // size for stride in dw.strides),
+            "out_stride": elements(dw),
             "rows": rows,
             "columns": columns,
             "channels": c,
@@ -257,7 +164,7 @@ def conv2d_backward_bias(problem: Problem, dout: Any, db: Any, threads: int) -> 
     partial = gpu.scratch(chunks * channels * sums_dtype(problem.storage).itemsize)
     kernels.launch(
         "bias_chunks_wide" if wide else "bias_chunks", (chunks, cut(channels, side)),
-        dout=pointer(dout), partial=pointer(partial), stride=tuple(stride // size for stride in dout.strides),
+        dout=pointer(dout), partial=pointer(partial), stride=elements(dout),
         pixels=pixels, chunk=chunk, channels=channels, height=max(h, 1), width=max(w, 1),
     )  # fmt: skip
     blocks = cut(channels * 32, 128)
@@ -267,4 +174,10 @@ def conv2d_backward_bias(problem: Problem, dout: Any, db: Any, threads: int) -> 
 def conv2d_forward_pooled(
     problem: Problem, x: Any, w: Any, b: Any, out: Any, pooled: Any, indices: Any, threads: int
 ) -> None:
-    raise NotImplementedError
+    shape = (*pooled.shape[:2], *problem.grid())
+    if out is None:
+        out = place_of(pooled, threads).array(shape, pooled.dtype, channels_last(shape, pooled.itemsize))
+    conv2d_forward(problem._replace(direction="forward"), x, w, b, out, threads)
+    attrs = (("ceil_mode", False), ("kernel", (2, 2)))
+    pool = Problem("max_pool2d", "forward", (shape,), problem.storage, ("nhwc",), stride=(2, 2), attrs=attrs)
+    max_pool2d_forward(pool, out, pooled, indices, threads)

@@ -115,6 +115,10 @@ class Place:
         """Memory for one call, of undefined content, aligned to 256 bytes; ``pointer`` gives its address."""
         raise NotImplementedError
 
+    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any], strides: tuple[int, ...]) -> Any:
+        """An array for one call, of undefined values; dense in the order that its strides tell."""
+        raise NotImplementedError
+
     def table(self, values: np.ndarray) -> Any:
         """A copy of a small host array that kernels can read."""
         raise NotImplementedError
@@ -199,6 +203,9 @@ class Emulation(Place):
         memory = np.full(nbytes + 512, 0xFF, np.uint8)  # NaN: nothing may be read before it is written
         start = -pointer(memory) % 256
         return memory[start : start + nbytes]
+
+    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any], strides: tuple[int, ...]) -> Any:
+        return np.ndarray(shape, dtype, self.scratch(math.prod(shape) * dtype.itemsize), 0, strides)
 
     def table(self, values: np.ndarray) -> np.ndarray:
         return values
@@ -293,6 +300,12 @@ class Device(Place):
     def scratch(self, nbytes: int) -> Any:
         return device_memory((nbytes,), np.dtype(np.uint8))  # from CuPy's pool, in the order of the stream
 
+    def array(self, shape: tuple[int, ...], dtype: np.dtype[Any], strides: tuple[int, ...]) -> Any:
+        return device_memory(shape, dtype, strides)
+
+    def number(self, a: Any) -> tuple[int, Any]:
+        return (0, a.item()) if isinstance(a, np.ndarray) else (pointer(a), 0)
+
     def table(self, values: np.ndarray) -> Any:
         """A copy of ``values``, kept: a captured step may read no memory of the host."""
         import cupy
@@ -341,9 +354,6 @@ def uploaded(values: np.ndarray) -> Any:
     out = device_memory(values.shape, values.dtype, values.strides)
     out.data.copy_from_host_async(ctypes.c_void_p(pointer(values)), values.nbytes)
     return out
-
-    def number(self, a: Any) -> tuple[int, Any]:
-        return (0, a.item()) if isinstance(a, np.ndarray) else (pointer(a), 0)
 
 
 @functools.cache
