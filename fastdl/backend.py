@@ -9,6 +9,7 @@ setting          process-wide                                    in a context   
 backend          :func:`set_backend`                             :func:`use_backend`     ``FASTDL_BACKEND``
 threads          :func:`set_num_threads`                         :func:`threads`         ``FASTDL_NUM_THREADS``
 ISA level        (the CPU's)                                     :func:`isa`             ``FASTDL_ISA``
+TF32             :func:`set_tf32`                                :func:`tf32`            ``FASTDL_TF32``
 convolutions     :func:`set_conv_algorithm`                      :func:`conv_algorithm`  ``FASTDL_CONV_ALGORITHM``
 default dtype    :func:`set_default_dtype`
 inference        (off)                                           :func:`inference`
@@ -50,6 +51,7 @@ __all__ = [
     "get_default_dtype",
     "get_isa",
     "get_num_threads",
+    "get_tf32",
     "inference",
     "is_inference",
     "isa",
@@ -59,6 +61,8 @@ __all__ = [
     "set_conv_algorithm",
     "set_default_dtype",
     "set_num_threads",
+    "set_tf32",
+    "tf32",
     "threads",
     "use_backend",
 ]
@@ -71,33 +75,42 @@ BACKENDS = ("auto", *registry.BACKENDS)
 
 
 class Choice:
-    """Backend, ISA cap and convolution algorithm of a context, for NumPy arrays or those of one device. Equal only to
-    itself, so that it is a cheap part of a key."""
+    """Backend, ISA cap, convolution algorithm and TF32 of a context, for NumPy arrays or those of one device. Equal
+    only to itself, so that it is a cheap part of a key."""
 
-    __slots__ = ("_siblings", "backend", "cap", "conv", "device", "log")
+    __slots__ = ("_siblings", "backend", "cap", "conv", "device", "log", "tf32")
 
     def __init__(
-        self, backend: str, cap: str, conv: str, log: Explanation | None = None, device: int | None = None
+        self,
+        backend: str,
+        cap: str,
+        conv: str,
+        tf32: bool = False,
+        device: int | None = None,
+        log: Explanation | None = None,
     ) -> None:
         self.backend = backend
         self.cap = cap
         self.conv = conv
-        self.log = log
+        self.tf32 = tf32
         self.device = device
-        self._siblings = {(backend, cap, conv, device): self}
+        self.log = log
+        self._siblings = {(backend, cap, conv, tf32, device): self}
 
     def replace(
         self,
         backend: str | None = None,
         cap: str | None = None,
         conv: str | None = None,
+        tf32: bool | None = None,
         device: int | None = None,
     ) -> Choice:
         """The one choice with these values and this one's log."""
-        key = (backend or self.backend, cap or self.cap, conv or self.conv, device)
+        rounded = self.tf32 if tf32 is None else tf32
+        key = (backend or self.backend, cap or self.cap, conv or self.conv, rounded, device)
         found = self._siblings.get(key)
         if found is None:
-            found = Choice(*key[:3], self.log, device)
+            found = Choice(*key, self.log)
             found._siblings = self._siblings
             found = self._siblings.setdefault(key, found)
         return found
@@ -138,10 +151,20 @@ def _checked_algorithm(name: str, what: str) -> str:
 
 
 _ndarray = np.ndarray
+
+
+def _environment_switch(name: str) -> bool:
+    text = os.environ.get(name, "0")
+    if text not in ("0", "1"):
+        raise ValueError(f"{name} must be 0 or 1, not {text!r}")
+    return text == "1"
+
+
 _process_choice = Choice(
     _checked_backend(os.environ.get("FASTDL_BACKEND", "auto").lower(), "FASTDL_BACKEND"),
     registry.environment_cap(),
     _checked_algorithm(os.environ.get("FASTDL_CONV_ALGORITHM", "auto").lower(), "FASTDL_CONV_ALGORITHM"),
+    _environment_switch("FASTDL_TF32"),
 )
 _choice: ContextVar[Choice | None] = ContextVar("fastdl.choice", default=None)
 
@@ -169,7 +192,7 @@ def _device_choice(a: Any, choice: Choice) -> Choice:
     import cupy
 
     number, current_number = _device.number_of(a), cupy.cuda.runtime.getDevice()
-    found = choice._siblings.get(("cuda", choice.cap, choice.conv, number))
+    found = choice._siblings.get(("cuda", choice.cap, choice.conv, choice.tf32, number))
     if found is not None and number == current_number and choice.backend in ("auto", "cuda"):
         return found
     if choice.backend not in ("auto", "cuda"):
@@ -277,6 +300,32 @@ def set_conv_algorithm(name: str) -> None:
 def conv_algorithm(name: str) -> Iterator[None]:
     """Sets how convolutions are computed inside the block, for this context only."""
     token = _choice.set(current().replace(conv=_checked_algorithm(name, "the convolution algorithm")))
+    try:
+        yield
+    finally:
+        _choice.reset(token)
+
+
+def get_tf32() -> bool:
+    """Whether float32 products may be TF32's in this context: see :func:`set_tf32`."""
+    return current().tf32
+
+
+def set_tf32(allowed: bool) -> None:
+    """Lets the tensor cores of a GPU multiply float32 matrices, process-wide; off at first.
+
+    Convolutions and matrix products then round each float32 factor to TF32, 11 significant bits instead of 24, and sum
+    in float32: some six times as many operations a second on a data-centre GPU, and about the accuracy of float16
+    without its range. The CPU's kernels have no TF32. A surrounding :func:`tf32` block keeps its own.
+    """
+    global _process_choice
+    _process_choice = _process_choice.replace(tf32=bool(allowed))
+
+
+@contextmanager
+def tf32(allowed: bool = True) -> Iterator[None]:
+    """Allows TF32 inside the block (or forbids it), for this context only: see :func:`set_tf32`."""
+    token = _choice.set(current().replace(tf32=bool(allowed)))
     try:
         yield
     finally:
@@ -447,10 +496,10 @@ def _warn_once(key: tuple[str, ...], message: str) -> None:
 
 def _choose(problem: Problem, choice: Choice) -> tuple[registry.Row, Kernel, str]:
     """Row, its function, and why it is a fallback (or nothing)."""
-    backend, cap, conv = choice.backend, choice.cap, choice.conv
+    backend, cap, conv, tf32 = choice.backend, choice.cap, choice.conv, choice.tf32
     if backend != "auto":
         try:
-            return *registry.choose(problem, backend, cap, conv), ""
+            return *registry.choose(problem, backend, cap, conv, tf32), ""
         except ImportError as error:
             raise KernelError(f"{backend} kernels of {problem.op} cannot be loaded: {error}") from error
         except KernelError as error:
@@ -543,7 +592,7 @@ class Explanation:
 
     def __enter__(self) -> Explanation:
         now = current()
-        self._token = _choice.set(Choice(now.backend, now.cap, now.conv, self))
+        self._token = _choice.set(Choice(now.backend, now.cap, now.conv, now.tf32, log=self))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -563,7 +612,7 @@ class Explanation:
 
 
 def _text(problem: Problem, row: registry.Row, choice: Choice, fallback: str) -> str:
-    text = registry.explain(problem, row.backend, choice.cap, choice.conv)
+    text = registry.explain(problem, row.backend, choice.cap, choice.conv, choice.tf32)
     return f"{text}\n  fallback to {row.backend}: {fallback}" if fallback else text
 
 

@@ -52,6 +52,11 @@ class Row(NamedTuple):
         """Whether the row computes with transformed tiles: fewer products, and larger rounding errors."""
         return self.algorithm.startswith("winograd")
 
+    @property
+    def is_tf32(self) -> bool:
+        """Whether float32 factors are rounded to TF32: 11 significant bits instead of 24."""
+        return self.algorithm.endswith("_tf32")
+
 
 class KernelError(RuntimeError):
     """No row of the table can run the problem under the current settings."""
@@ -103,12 +108,24 @@ def _cuda(
     storage: tuple[str, ...] = _FLOATS,
     eligible: Callable[[Problem], bool | str] = _always,
     cost: Callable[[Problem, str], float] = _free,
+    suffix: str = "",
 ) -> list[Row]:
     """The rows of a CUDA kernel: on a device, and on a CPU."""
-    target = f"{__package__}.{folder}._cuda:{op}_{direction}"
+    target = f"{__package__}.{folder}._cuda:{op}_{direction}{suffix}"
     return [
         Row(op, direction, backend, algorithm, "any", storage, eligible, cost, _no_workspace, target)
         for backend in ("cuda", "cuda-emulated")
+    ]
+
+
+def _cuda_tf32(folder: str, op: str, directions: str, algorithm: str) -> list[Row]:
+    """The rows beside those of ``algorithm`` whose float32 products are TF32's: preferred where they are allowed."""
+    return [
+        row
+        for direction in directions.split()
+        for row in _cuda(
+            folder, op, direction, f"{algorithm}_tf32", ("float32",), cost=lambda problem, isa: -0.5, suffix="_tf32"
+        )
     ]
 
 
@@ -171,8 +188,10 @@ TABLE: tuple[Row, ...] = tuple(
         _rows("im2col", "im2col", "forward", "gather"),
         _rows("im2col", "col2im", "forward", "gather"),
         _rows("gemm", "gemm", "forward", "blocked", workspace=_lazy(".gemm.plan:workspace")),
+        _cuda_tf32("gemm", "gemm", "forward", "blocked"),
         _rows("conv", "conv2d", _CONV, "implicit_gemm", cost=_lazy(".conv.plan:cost"),
               workspace=_lazy(".conv.plan:workspace")),
+        _cuda_tf32("conv", "conv2d", _CONV, "implicit_gemm"),
         _conv_rows("direct", _CONV),
         _conv_rows("pointwise", _CONV, storage=("float32", "float64")),
         _conv_rows("small_channel", _CONV),
@@ -267,10 +286,12 @@ def environment_cap() -> str:
     return cap
 
 
-def candidates(problem: Problem, backend: str, cap: str, conv: str = "auto") -> list[tuple[Row, str]]:
+def candidates(
+    problem: Problem, backend: str, cap: str, conv: str = "auto", tf32: bool = False
+) -> list[tuple[Row, str]]:
     """Every row of the problem's op and direction with the reason why it is not chosen ("" for the one that is).
 
-    ``conv`` is one of ``CONV_ALGORITHMS``.
+    ``conv`` is one of ``CONV_ALGORITHMS``; ``tf32`` allows rows that round float32 factors to TF32.
     """
     best: Row | None = None
     verdicts: list[tuple[Row, str]] = []
@@ -287,6 +308,8 @@ def candidates(problem: Problem, backend: str, cap: str, conv: str = "auto") -> 
             reason = f"it stores {', '.join(row.storage)}, not {problem.storage}"
         elif conv == "direct" and row.is_winograd:
             reason = "the convolution algorithm is set to direct"
+        elif row.is_tf32 and not tf32:
+            reason = "TF32 is off"
         else:
             verdict = row.eligible(problem)
             reason = "" if verdict is True else str(verdict)
@@ -311,9 +334,11 @@ def load(row: Row) -> Callable[..., Any]:
 
 
 @functools.lru_cache(maxsize=4096)
-def choose(problem: Problem, backend: str, cap: str, conv: str = "auto") -> tuple[Row, Callable[..., Any]]:
+def choose(
+    problem: Problem, backend: str, cap: str, conv: str = "auto", tf32: bool = False
+) -> tuple[Row, Callable[..., Any]]:
     """The row that runs ``problem`` and its function; ``KernelError`` with every row's reason where there is none."""
-    verdicts = candidates(problem, backend, cap, conv)
+    verdicts = candidates(problem, backend, cap, conv, tf32)
     for row, reason in verdicts:
         if not reason:
             _log.info("%s %s %s %s -> %s", problem.op, problem.direction, problem.shapes, problem.storage, row.label)
@@ -324,9 +349,9 @@ def choose(problem: Problem, backend: str, cap: str, conv: str = "auto") -> tupl
     raise KernelError(f"no kernel runs {problem.op} {problem.direction} on {problem.storage}:\n{reasons}")
 
 
-def explain(problem: Problem, backend: str, cap: str, conv: str = "auto") -> str:
+def explain(problem: Problem, backend: str, cap: str, conv: str = "auto", tf32: bool = False) -> str:
     """Which kernel runs ``problem`` and why the others do not, one line each."""
     lines = [f"{problem.op} {problem.direction} {problem.shapes} {problem.storage}"]
-    for row, reason in candidates(problem, backend, cap, conv):
+    for row, reason in candidates(problem, backend, cap, conv, tf32):
         lines.append(f"  {'->' if not reason else '  '} {row.label:32s} {reason or 'runs'}")
     return "\n".join(lines)

@@ -42,6 +42,10 @@ from .number import Blocks, Error, Number, Precision, computing_in, lost, precis
 
 Arrays = dict[str, np.ndarray]
 
+#: Unit roundoff of TF32 (11 significant bits, ties away from zero), and half its smallest subnormal, which is how far a
+#: factor may be moved where it is small.
+TF32, TF32_ETA = 2.0**-11, 2.0**-137
+
 #: Largest errors in units in the last place of the result, of the kernels' functions and of NumPy's.
 ULPS = {"exp": 1.05, "log": 0.9, "tanh": 2.8, "sigmoid": 2.5}
 NUMPY_ULPS = dict.fromkeys(ULPS, 4.0)
@@ -81,6 +85,7 @@ class Habits(NamedTuple):
     blocks: Blocks | None  # how it adds up, where its contract says so
     winograd: tuple[int, int] | None = None  # (m, r) of F(m x m, r x r)
     cuda: bool = False  # computes with CUDA's functions
+    tf32: bool = False  # rounds factors to TF32
 
 
 #: Runs the reference in float64 on other inputs: operand name -> array, in and out.
@@ -136,13 +141,22 @@ class Call(NamedTuple):
         )
 
 
+def _finite(inputs: Arrays) -> list[np.ndarray]:
+    return [np.where(np.isfinite(v), v, 0.0) for v in inputs.values() if v.dtype == np.float64]
+
+
 def _linear(call: Call, terms: int, extra: float = 0.0) -> dict[str, Error]:
     """Sums of ``terms`` products each, and ``extra`` further roundings of the result."""
     (name, expected), *_ = call.expected.items()
     u, eta = call.precision
-    if call.case.values in EXACT_VALUES:
+    tf32 = call.habits.tf32
+    # Integers of the grid up to 8 are TF32 numbers too.
+    if call.case.values in (EXACT_VALUES if not tf32 else ("integers",)):
         return {name: extra * (u * np.abs(expected) + eta) if extra else 0.0}
     share = lost(terms, expected.size, u, call.habits.blocks) + (1 + extra) * u  # 1: the products
+    if tf32:
+        share += 2 * TF32 + TF32 * TF32
+        eta += TF32_ETA * max(float(np.nanmax(np.abs(v), initial=0.0)) for v in _finite(call.inputs))
     return {name: share * call.magnitudes()[name] + (terms + extra) * eta}
 
 
@@ -478,7 +492,7 @@ def habits_of(row: Row) -> Habits:
     cuda = row.backend.startswith("cuda")
     documented = REFERENCE_BLOCKS if numpy else CUDA_BLOCKS if cuda else BLOCKS
     blocks = documented.get((row.op, row.direction))
-    return Habits(numpy, blocks, variant(row) if row.is_winograd else None, cuda)
+    return Habits(numpy, blocks, variant(row) if row.is_winograd else None, cuda, row.is_tf32)
 
 
 def variant(row: Row) -> tuple[int, int]:

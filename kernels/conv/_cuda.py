@@ -36,6 +36,7 @@ def _gather(
     out: Any,
     mask: Any,
     bias: Any,
+    tf32: bool,
 ) -> None:
     """out = the filters over the image ``a``; ``filter_strides``: bytes from column to column, and along the sum."""
     vertical, horizontal = axes
@@ -44,7 +45,7 @@ def _gather(
     grid = vertical.positions * horizontal.positions
     if batch * grid * columns == 0:
         return
-    tile = choose(problem.storage, gpu.architecture, batch * grid, columns, groups)
+    tile = choose(problem.storage, gpu.architecture, batch * grid, columns, groups, tf32)
     kernels = gpu.load(SOURCE, problem.storage, **tile.macros)
     image = image_of(gpu, kernels, a, groups)
     taps = vertical.taps * horizontal.taps
@@ -84,19 +85,43 @@ def _gather(
         )
 
 
-def conv2d_forward(problem: Problem, x: Any, w: Any, b: Any, out: Any, threads: int) -> None:
+def _forward(problem: Problem, x: Any, w: Any, b: Any, out: Any, threads: int, tf32: bool) -> None:
     gpu = place_of(out, threads)
     columns = problem.shapes[1][0] // problem.groups
-    _gather(gpu, problem, x, w, forward_axes(problem), w.strides[:2], columns, out, None, b)
+    _gather(gpu, problem, x, w, forward_axes(problem), w.strides[:2], columns, out, None, b, tf32)
+
+
+def conv2d_forward(problem: Problem, x: Any, w: Any, b: Any, out: Any, threads: int) -> None:
+    _forward(problem, x, w, b, out, threads, False)
+
+
+def conv2d_forward_tf32(problem: Problem, x: Any, w: Any, b: Any, out: Any, threads: int) -> None:
+    _forward(problem, x, w, b, out, threads, True)
+
+
+def _backward_input(problem: Problem, dout: Any, w: Any, y: Any, dx: Any, threads: int, tf32: bool) -> None:
+    gpu = place_of(dx, threads)
+    for axes in phases(problem):
+        _gather(gpu, problem, dout, w, axes, w.strides[1::-1], problem.shapes[1][1], dx, y, None, tf32)
 
 
 def conv2d_backward_input(problem: Problem, dout: Any, w: Any, y: Any, dx: Any, threads: int) -> None:
-    gpu = place_of(dx, threads)
-    for axes in phases(problem):
-        _gather(gpu, problem, dout, w, axes, w.strides[1::-1], problem.shapes[1][1], dx, y, None)
+    _backward_input(problem, dout, w, y, dx, threads, False)
+
+
+def conv2d_backward_input_tf32(problem: Problem, dout: Any, w: Any, y: Any, dx: Any, threads: int) -> None:
+    _backward_input(problem, dout, w, y, dx, threads, True)
 
 
 def conv2d_backward_weight(problem: Problem, dout: Any, x: Any, dw: Any, threads: int) -> None:
+    _backward_weight(problem, dout, x, dw, threads, False)
+
+
+def conv2d_backward_weight_tf32(problem: Problem, dout: Any, x: Any, dw: Any, threads: int) -> None:
+    _backward_weight(problem, dout, x, dw, threads, True)
+
+
+def _backward_weight(problem: Problem, dout: Any, x: Any, dw: Any, threads: int, tf32: bool) -> None:
     k, c, r, s = problem.shapes[1]
     oh, ow = problem.grid()
     batch, groups, size = x.shape[0], problem.groups, dw.itemsize
@@ -106,7 +131,7 @@ def conv2d_backward_weight(problem: Problem, dout: Any, x: Any, dw: Any, threads
     columns = r * s * channels
     if rows * columns * groups == 0:
         return
-    tile = choose(problem.storage, gpu.architecture, rows, columns, groups)
+    tile = choose(problem.storage, gpu.architecture, rows, columns, groups, tf32)
     kernels = gpu.load(SOURCE, problem.storage, **tile.macros)
     image = image_of(gpu, kernels, x, groups)
     gradient = image_of(gpu, kernels, dout, groups, dense=True)

@@ -111,7 +111,8 @@ def forward_axes(problem: Problem) -> tuple[Axis, Axis]:
 def phases(problem: Problem) -> Iterator[tuple[Axis, Axis]]:
     """Both axes of each part of backward_input."""
     sizes, taps, pads = problem.shapes[0][2:], problem.shapes[1][2:], (problem.pads[0], problem.pads[2])
-    return itertools.product(*map(backward_axes, sizes, taps, problem.stride, pads, problem.dilation))
+    vertical, horizontal = map(backward_axes, sizes, taps, problem.stride, pads, problem.dilation)
+    return itertools.product(vertical, horizontal)
 
 
 def elements(a: Any) -> tuple[int, ...]:

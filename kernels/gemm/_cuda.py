@@ -28,9 +28,17 @@ def _operand(gpu: Place, kernels: Kernels, a: Any, first: int, depth: int) -> tu
 
 
 def gemm_forward(problem: Problem, a: Any, b: Any, bias: Any, out: Any, threads: int) -> None:
+    _product(problem, a, b, bias, out, threads, False)
+
+
+def gemm_forward_tf32(problem: Problem, a: Any, b: Any, bias: Any, out: Any, threads: int) -> None:
+    _product(problem, a, b, bias, out, threads, True)
+
+
+def _product(problem: Problem, a: Any, b: Any, bias: Any, out: Any, threads: int, tf32: bool) -> None:
     (m, k), (_, n) = problem.shapes
     gpu = place_of(out, threads)
-    tile = choose(problem.storage, gpu.architecture, m, n)
+    tile = choose(problem.storage, gpu.architecture, m, n, tf32=tf32)
     kernels = gpu.load(SOURCE, problem.storage, **tile.macros)
     left, left_order, pitch_a = _operand(gpu, kernels, a, 0, 1)
     right, right_order, pitch_b = _operand(gpu, kernels, b, 1, 0)

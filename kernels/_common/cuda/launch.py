@@ -284,7 +284,7 @@ class Device(Place):
     def __init__(self, number: int) -> None:
         import cupy
 
-        self.number = number
+        self.index = number
         self.architecture = int(cupy.cuda.Device(number).compute_capability)
         self._kernels: dict[tuple[Source, Variant], _DeviceKernels] = {}
         self._tables: dict[tuple[Any, ...], Any] = {}

@@ -24,13 +24,12 @@ class Tile(NamedTuple):
     m: int
     n: int
     tensor: bool
+    resident: int = 2  # blocks of a multiprocessor: with two a thread has 128 registers
 
     @property
     def macros(self) -> dict[str, str]:
         """As a variant of a source."""
-        # With two blocks on a multiprocessor a thread has 128 registers: too few for 8 x 8 sums and their operands.
-        resident = 1 if self.m + self.n == 256 and not self.tensor else 2
-        names = {"RESIDENT": resident, "TENSOR": int(self.tensor), "TILE_M": self.m, "TILE_N": self.n}
+        names = {"RESIDENT": self.resident, "TENSOR": int(self.tensor), "TILE_M": self.m, "TILE_N": self.n}
         return {name: str(value) for name, value in names.items()}
 
     @property
@@ -49,7 +48,8 @@ def tiles(storage: str) -> tuple[Tile, ...]:
         return (*(Tile(*size, True) for size in SIZES), Tile(64, 64, False))
     if storage == "float64":
         return (Tile(64, 64, False),)
-    return tuple(Tile(*size, tensor) for tensor in (False, True) for size in SIZES)
+    # 8 x 8 sums and their operands, or the words of TF32 operands that nothing turns, take more than 128 registers.
+    return tuple(Tile(*size, tensor, 1 if sum(size) == 256 else 2) for tensor in (False, True) for size in SIZES)
 
 
 def variants() -> list[Variant]:
