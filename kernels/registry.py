@@ -200,6 +200,8 @@ TABLE: tuple[Row, ...] = tuple(
          *_cuda("conv", "conv2d", "forward_pooled", "two_passes")],
         *(_cuda("conv.depthwise", "conv2d", direction, "depthwise", eligible=_lazy(".conv.depthwise._cuda:eligible"),
                 cost=_lazy(".conv.depthwise._cuda:cost")) for direction in _CONV.split()),
+        _cuda("conv.small_channel", "conv2d", "forward", "small_channel",
+              eligible=_lazy(".conv.small_channel._cuda:eligible"), cost=_lazy(".conv.small_channel._cuda:cost")),
         *(_conv_rows("winograd", f"{_CONV} forward_pooled", name, i)
           for i, name in enumerate(("4x4_3x3", "2x2_3x3", "2x2_5x5"))),
         _rows("conv", "conv2d", "backward_bias", "blocked_sum", workspace=_lazy(".conv.plan:workspace")),

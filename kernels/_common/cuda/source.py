@@ -120,7 +120,6 @@ class Source:
             kind, rest = re.fullmatch(r"\s*((?:const )?\w+)\s*(.*)", statement, re.DOTALL).groups()  # type: ignore[union-attr]
             kind = kind.removeprefix("const ")
             for declarator in rest.split(","):
-                ctype: Any
                 stars, field, length = _FIELD.match(declarator.strip().removeprefix("__restrict__ ")).groups()  # type: ignore[union-attr]
                 if stars:
                     ctype = ctypes.c_void_p
