@@ -1,7 +1,7 @@
 """The emulation of CUDA kernels: that it runs them as a GPU would, and that it fails where a GPU might.
 
-The second half changes one thing in a kernel that is right (a barrier, a wait, an index, an address) and demands that the
-harness notices.
+The second half changes one thing in a kernel that is right (a barrier, a wait, an index, an address) and demands that
+the harness notices.
 """
 
 from __future__ import annotations
