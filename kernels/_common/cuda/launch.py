@@ -116,7 +116,7 @@ class Place:
         """A copy of a small host array that kernels can read."""
         raise NotImplementedError
 
-    def number(self, a: Any) -> tuple[int, Any]:
+    def number_of(self, a: Any) -> tuple[int, Any]:
         """A one-element array for ``given`` in ``device.cuh``: (its address, 0), or (0, its value) where it is on the
         host."""
         raise NotImplementedError
@@ -195,7 +195,7 @@ class Emulation(Place):
     def table(self, values: np.ndarray) -> np.ndarray:
         return values
 
-    def number(self, a: np.ndarray) -> tuple[int, Any]:
+    def number_of(self, a: np.ndarray) -> tuple[int, Any]:
         return (pointer(a), 0) if self.seed % 2 else (0, a.item())
 
 
@@ -288,7 +288,7 @@ class Device(Place):
 
         return cupy.asarray(values)
 
-    def number(self, a: Any) -> tuple[int, Any]:
+    def number_of(self, a: Any) -> tuple[int, Any]:
         return (0, a.item()) if isinstance(a, np.ndarray) else (pointer(a), 0)
 
 
