@@ -93,6 +93,13 @@ def heap(nbytes: int) -> np.ndarray:
     return np.empty(nbytes + 8, np.uint8)[8:]
 
 
+def aligned(nbytes: int) -> np.ndarray:
+    """Memory that begins as a device's does, at a multiple of 256 bytes: for kernels with wide accesses."""
+    memory = np.empty(nbytes + 256, np.uint8)
+    start = -memory.__array_interface__["data"][0] % 256
+    return memory[start : start + nbytes]
+
+
 def place(shape: tuple[int, ...], dtype: np.dtype[Any], order: str, allocate: Allocate = heap) -> Placed:
     """An uninitialised array of ``shape`` with the memory layout ``order``, whose last element ends its buffer.
 
