@@ -430,8 +430,8 @@ def _absent(selection: Selection, rows: Sequence[tuple[Row, str]]) -> Iterator[R
 
 
 def _run_case(case: Case, group: list[_Running], allocate: Allocate) -> None:
-    host = [running for running in group if running.row.backend in registry.HOST_BACKENDS]
-    device = [running for running in group if running not in host]
+    host = [running for running in group if not running.row.backend.startswith("cuda")]
+    device = [running for running in group if running.row.backend.startswith("cuda")]
     # Arrays on a device are aligned, but for some views: three cases in four.
     on_device = aligned if allocate is heap and seed_of(case.id) % 4 else allocate
     for rows, memory in ((host, allocate), (device, on_device)):
