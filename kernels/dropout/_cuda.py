@@ -14,7 +14,7 @@ SOURCE = Source(__file__)
 
 def dropout_mask(problem: Problem, state: Any, out: Any, threads: int) -> None:
     gpu, to = place_of(out, threads), pointer(out)
-    (seed, seed_value), (step, step_value) = gpu.number(state[:1]), gpu.number(state[1:])
+    (seed, seed_value), (step, step_value) = gpu.number_of(state[:1]), gpu.number_of(state[1:])
     gpu.load(SOURCE, problem.storage).launch(
         "dropout_mask", cut(out.size, 4 * 256), out=to, n=out.size, least=threshold(problem.attr("ratio")),
         seed=seed, step=step, seed_value=seed_value, step_value=step_value, aligned=to % 4 == 0,

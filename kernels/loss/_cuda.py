@@ -71,7 +71,7 @@ def softmax_cross_entropy_backward(
     rows, classes = problem.shapes[0]
     lanes = 8 if kind == "few" else 32
     gpu = place_of(dx, threads)
-    scale_at, scale_value = gpu.number(scale)
+    scale_at, scale_value = gpu.number_of(scale)
     gpu.load(SOURCE, problem.storage).launch(
         f"softmax_cross_entropy_backward_{'few' if kind == 'few' else 'more'}",
         (cut(rows, _THREADS // lanes), cut(classes, held)), probabilities=_matrix(probabilities), dx=_matrix(dx),

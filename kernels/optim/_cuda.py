@@ -60,8 +60,8 @@ def _run(
     """One step; ``lists``: gradients, states, parameters."""
     for words, at, blocks in _tables(lists):
         gpu = place_of(lists[-1][0], threads)
-        rate, rate_value = gpu.number(lr)
-        count, count_value = (0, 0) if step is None else gpu.number(step)
+        rate, rate_value = gpu.number_of(lr)
+        count, count_value = (0, 0) if step is None else gpu.number_of(step)
         gpu.load(SOURCE, problem.storage).launch(
             f"{problem.op}_step", sum(blocks), words=tuple(words), at=tuple(at), entries=len(at), by=by,
             first=tuple(itertools.accumulate(blocks[:-1], initial=0)),

@@ -36,6 +36,8 @@ _MANY = ("shape=2x65x60x50,order=nhwc,out_order=nhwc", "shape=3x40x70x33,order=g
 _MANY_ROWS = (
     "rows=700,classes=100,order=nchw,out_order=nchw",
     "rows=3000,classes=10,order=gaps,out_order=nhwc,values=wide",
+    "rows=9,classes=1040,order=nchw,out_order=nchw",
+    "rows=3,classes=5003,order=nchw,out_order=gaps,values=wide",
 )
 _MANY_WINDOWS = (
     "size=3x41x37,channels=33,order=nhwc,out_order=nhwc,kernel=3x2,stride=2x1,pads=1x1x0x1",
@@ -101,7 +103,12 @@ _STRIPS = "kernel=3x3,groups=depth,dilation=1x1,pads=1x1x1x1,order=nhwc,out_orde
 _LARGE_PARAMETERS = ("shapes=400x500+1+33x3x3x3,order=nchw", "shapes=300x301+77,order=gaps,values=small")
 
 SPECS: dict[str, Spec] = {
-    "im2col": Spec(window_axes("im2col"), columns, _MANY_WINDOWS[:3], signed=True),
+    "im2col": Spec(
+        window_axes("im2col"),
+        columns,
+        (*_MANY_WINDOWS[:3], "size=3x40x41,channels=3,kernel=7x7,order=nchw,out_order=nchw"),
+        signed=True,
+    ),
     "col2im": Spec(window_axes("col2im"), columns, _MANY_WINDOWS[:3]),
     "gemm": Spec(
         gemm_axes,

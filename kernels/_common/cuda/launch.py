@@ -123,7 +123,7 @@ class Place:
         """A copy of a small host array that kernels can read."""
         raise NotImplementedError
 
-    def number(self, a: Any) -> tuple[int, Any]:
+    def number_of(self, a: Any) -> tuple[int, Any]:
         """A one-element array for ``given`` in ``device.cuh``: (its address, 0), or (0, its value) where it is on the
         host."""
         raise NotImplementedError
@@ -210,7 +210,7 @@ class Emulation(Place):
     def table(self, values: np.ndarray) -> np.ndarray:
         return values
 
-    def number(self, a: np.ndarray) -> tuple[int, Any]:
+    def number_of(self, a: np.ndarray) -> tuple[int, Any]:
         return (pointer(a), 0) if self.seed % 2 else (0, a.item())
 
 
@@ -303,7 +303,7 @@ class Device(Place):
     def array(self, shape: tuple[int, ...], dtype: np.dtype[Any], strides: tuple[int, ...]) -> Any:
         return device_memory(shape, dtype, strides)
 
-    def number(self, a: Any) -> tuple[int, Any]:
+    def number_of(self, a: Any) -> tuple[int, Any]:
         return (0, a.item()) if isinstance(a, np.ndarray) else (pointer(a), 0)
 
     def table(self, values: np.ndarray) -> Any:
