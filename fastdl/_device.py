@@ -120,7 +120,7 @@ def from_host(a: np.ndarray, number: int) -> Any:
     """A copy of a NumPy array on device ``number``."""
     import cupy
 
-    if cupy.cuda.get_current_stream().is_capturing():
+    if is_capturing():
         raise RuntimeError("an array of the host is needed in the middle of the step")
     axes = _memory_axes(a.strides)
     dense = np.ascontiguousarray(a.transpose(axes)).reshape([a.shape[axis] for axis in axes])
@@ -220,11 +220,16 @@ class Mirror:
 
 def write(out: Any, values: np.ndarray) -> None:
     """Copies C-contiguous values of the host into a C-contiguous array of their shape and dtype."""
-    import cupy
-
-    if cupy.cuda.get_current_stream().is_capturing():
+    if is_capturing():
         raise RuntimeError("a number of the host is needed in the middle of the step")
     out.data.copy_from_host_async(ctypes.c_void_p(pointer(values)), values.nbytes)
+
+
+def is_capturing() -> bool:
+    """Whether launches are recorded for a graph at the moment."""
+    import cupy
+
+    return bool(cupy.cuda.get_current_stream().is_capturing())
 
 
 def overwrite(out: Any, values: Any) -> None:

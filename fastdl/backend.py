@@ -565,7 +565,7 @@ def run(problem: Problem, *args: Any) -> None:
 
     It runs where the first of them is.
     """
-    first: Any = args[0]
+    first: Any = args[0] if args else None
     if type(first) is list:
         first = first[0] if first else None
     kernel(problem, choice_for(first))(problem, *args, get_num_threads())

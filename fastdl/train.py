@@ -24,7 +24,8 @@ from typing import Any
 
 import numpy as np
 
-from . import checkpoint, network, optim
+from . import _device, checkpoint, network, optim
+from ._steps import DeviceSteps
 from .checkpoint import CheckpointError
 
 __all__ = ["CheckpointError", "Progress", "Trainer"]
@@ -77,6 +78,11 @@ class Trainer:
     checkpoint_every : epochs between checkpoints. There is also one at the end, and one at Ctrl-C.
     progress : a ``Progress``.
     settings : further settings (values that JSON can express) to be stored, and compared when training is resumed.
+    device : ``"cpu"``, ``"cuda"`` or ``"cuda:1"``: the network moves there and stays, the data are copied there. None:
+        where the network is. On a GPU losses are read once an epoch; until then ``Progress.step`` gets the last one
+        that is known (NaN before), and ``train_loss_list`` lacks them.
+    graph : on a GPU, record a step as a CUDA graph and replay it. Where that cannot be done, a ``RuntimeWarning`` says
+        why, and so does ``graph_reason``.
 
     Attributes
     ----------
@@ -111,6 +117,8 @@ class Trainer:
         checkpoint_every: int = 1,
         progress: Progress | None = None,
         settings: Mapping[str, Any] | None = None,
+        device: str | None = None,
+        graph: bool = True,
     ) -> None:
         if sampling not in ("shuffle", "book"):
             raise ValueError(f"sampling must be 'shuffle' or 'book', not {sampling!r}")
@@ -151,6 +159,14 @@ class Trainer:
         self.final_test_acc: float | None = None
         self.interrupted = False
 
+        self._device: DeviceSteps | None = None
+        place = getattr(network, "device", "cpu") if device is None else device
+        if _device.parsed(place) is not None:
+            self._device = DeviceSteps(self, place, graph)
+        elif device is not None and getattr(network, "device", "cpu") != "cpu":
+            network.to("cpu")
+        self._training = False
+
         self._rng = np.random.default_rng(seed)
         self._order: np.ndarray | None = None  # of this epoch's images
         self._evaluation_due = False
@@ -169,6 +185,7 @@ class Trainer:
         ``output``, ``interrupted`` is set and ``KeyboardInterrupt`` raised.
         """
         self.interrupted = self._busy = self._stop = False
+        self._training = True
         try:
             self.progress.start(self)
             with self._deferred_interrupt():
@@ -186,6 +203,8 @@ class Trainer:
                 self.save_checkpoint()
             raise
         finally:
+            self._training = False
+            self._read_losses()
             self.progress.finish(self)
 
     def train_step(self) -> None:
@@ -196,14 +215,13 @@ class Trainer:
         self._busy = True
         begin = time.perf_counter()
         chosen = self._next_batch()
-        x, t = self.x_train[chosen], self.t_train[chosen]
-        loss, grads = self._loss_and_gradient(x, t)
-        self.optimizer.update(self.network.params, grads)
-        if loss is None:
-            loss = float(self.network.loss(x, t))
+        if self._device is not None:
+            loss = self._step_on_device(self._device, chosen)
+        else:
+            loss = self._step(self.x_train[chosen], self.t_train[chosen])
+            self.train_loss_list.append(loss)
         self._seconds += time.perf_counter() - begin
         self._images += len(chosen)
-        self.train_loss_list.append(loss)
         if self.sampling == "book":
             self._evaluation_due = self.current_iter % self.iter_per_epoch == 0
         self.current_iter += 1
@@ -215,6 +233,50 @@ class Trainer:
         self.progress.step(self, loss)
         if not self._stop:
             self._evaluate_if_due()
+
+    def _step(self, x: np.ndarray, t: np.ndarray) -> float:
+        """Gradient and update; the loss."""
+        loss, grads = self._loss_and_gradient(x, t)
+        self.optimizer.update(self.network.params, grads)
+        return float(self.network.loss(x, t)) if loss is None else loss
+
+    def _step_on_device(self, device: DeviceSteps, chosen: np.ndarray) -> float:
+        """The same on a device; the last loss that is known."""
+        first = self.current_iter % int(self.iter_per_epoch) * self.batch_size
+        loss = device.step(chosen, self._order if self.sampling == "shuffle" else None, first)
+        if loss is not None:
+            device.read_losses()
+            self.train_loss_list.append(loss)
+        elif not self._training:
+            device.read_losses()
+        return self.train_loss_list[-1] if self.train_loss_list else math.nan
+
+    def _read_losses(self) -> None:
+        """Waits for a device, whose losses are then in ``train_loss_list``."""
+        if self._device is not None:
+            begin = time.perf_counter()
+            self._device.read_losses()
+            self._seconds += time.perf_counter() - begin
+
+    @property
+    def graph_reason(self) -> str:
+        """Why steps are no CUDA graph; empty where they are, or will be after the first few."""
+        return "the network is not on a GPU" if self._device is None else self._device.reason
+
+    def _accuracies(self, n: int | None) -> tuple[float, float]:
+        """Of the first ``n`` images of each set."""
+        net, on_device = self.network, self._device
+        if on_device is None:
+            return float(net.accuracy(self.x_train[:n], self.t_train[:n])), self._test_accuracy(n)
+        with on_device.current():
+            train_acc = float(net.accuracy(on_device.x_train[:n], on_device.t_train[:n]))
+        return train_acc, self._test_accuracy(n)
+
+    def _test_accuracy(self, n: int | None) -> float:
+        if self._device is None:
+            return float(self.network.accuracy(self.x_test[:n], self.t_test[:n]))
+        with self._device.current():
+            return float(self.network.accuracy(self._device.x_test[:n], self._device.t_test[:n]))
 
     def _next_batch(self) -> np.ndarray:
         """Which images are next."""
@@ -237,9 +299,8 @@ class Trainer:
         """Evaluates the epoch; changes nothing before everything is known, so that it may be interrupted."""
         if not self._evaluation_due:
             return
-        n = self.evaluate_sample_num_per_epoch
-        train_acc = float(self.network.accuracy(self.x_train[:n], self.t_train[:n]))
-        test_acc = float(self.network.accuracy(self.x_test[:n], self.t_test[:n]))
+        self._read_losses()
+        train_acc, test_acc = self._accuracies(self.evaluate_sample_num_per_epoch)
         self._busy = True
         self.current_epoch += 1
         self.train_acc_list.append(train_acc)
@@ -266,7 +327,7 @@ class Trainer:
         if whole and self.test_acc_list:
             self.final_test_acc = self.test_acc_list[-1]
         else:
-            self.final_test_acc = float(self.network.accuracy(self.x_test, self.t_test))
+            self.final_test_acc = self._test_accuracy(None)
         if self.verbose:
             print("=============== Final Test Accuracy ===============")
             print(f"test acc:{self.final_test_acc}")
@@ -309,7 +370,9 @@ class Trainer:
         return {
             "network": type(self.network).__name__,
             "parameters": {name: f"{p.dtype} {p.shape}" for name, p in self.network.params.items()},
-            "training set": checkpoint.fingerprint(np.asarray(self.x_train), np.asarray(self.t_train)),
+            "training set": checkpoint.fingerprint(
+                *(np.asarray(_device.to_device(a, "cpu")) for a in (self.x_train, self.t_train))
+            ),
             "mini_batch_size": self.batch_size,
             "sampling": self.sampling,
             "seed": self.seed,
@@ -333,6 +396,7 @@ class Trainer:
             if path is None:
                 raise ValueError("a Trainer without output needs the path of the checkpoint")
             path.parent.mkdir(parents=True, exist_ok=True)
+        self._read_losses()
         layers = self._layers()
         numbers: dict[str, Any] = {}
         states: dict[str, np.ndarray] = {}
@@ -360,8 +424,8 @@ class Trainer:
             "numpy.random": checkpoint.random_state_to_json(np.random.get_state(legacy=False)),
         }
         arrays = {
-            **checkpoint.grouped("parameter", self.network.params),
-            **checkpoint.grouped("buffer", network.named_buffers(layers)),
+            **checkpoint.grouped("parameter", network.on_host(self.network.params)),
+            **checkpoint.grouped("buffer", network.on_host(network.named_buffers(layers))),
             **states,
             "train_loss_list": np.array(self.train_loss_list, np.float64),
             "train_acc_list": np.array(self.train_acc_list, np.float64),
@@ -423,7 +487,12 @@ class _Saved:
     def restore(self, trainer: Trainer) -> None:
         layers = trainer._layers()
         for name, param in trainer.network.params.items():
-            param[...] = self.params[name]
+            if _device.is_device(param):
+                _device.overwrite(param, self.params[name])
+            else:
+                param[...] = self.params[name]
+        if trainer._device is not None:
+            trainer._device.forget()
         network.set_buffers(layers, self.buffers)
         network.set_counters(layers, self.counters)
         trainer.optimizer.load_state_dict(self.optimizer)

@@ -150,7 +150,7 @@ def test_one_use_backend_can_be_entered_again():
 
 @pytest.mark.parametrize("call", [settings.use_backend, settings.set_backend])
 def test_unknown_backend_names_the_known(call):
-    with pytest.raises(ValueError, match=r"'auto', 'numpy', 'cython', 'numba', not 'fortran'"):
+    with pytest.raises(ValueError, match=r"'auto', 'numpy', 'cython', 'numba', 'cuda', 'cuda-emulated', not 'fortran'"):
         call("fortran")
     assert settings.get_backend() == "auto"
 
@@ -417,7 +417,8 @@ def test_environment_settings():
         (
             "FASTDL_BACKEND",
             "fortran",
-            "ValueError: FASTDL_BACKEND must be one of 'auto', 'numpy', 'cython', 'numba', not 'fortran'",
+            "ValueError: FASTDL_BACKEND must be one of 'auto', 'numpy', 'cython', 'numba', 'cuda', 'cuda-emulated', "
+            "not 'fortran'",
         ),
         ("FASTDL_NUM_THREADS", "0", "ValueError: FASTDL_NUM_THREADS must be at least 1, not 0"),
         ("FASTDL_NUM_THREADS", "two", "ValueError: FASTDL_NUM_THREADS must be an int of at least 1, not 'two'"),

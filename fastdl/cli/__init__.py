@@ -238,6 +238,14 @@ def train(
             show_default=False,
         ),
     ] = None,
+    device: Annotated[
+        str,
+        typer.Option(metavar="DEVICE", help="cpu, cuda (the first GPU) or cuda:N (that GPU).", rich_help_panel="How"),
+    ] = "cpu",
+    graph: Annotated[
+        bool,
+        typer.Option("--graph/--no-graph", help="On a GPU, replay steps as CUDA graphs.", rich_help_panel="How"),
+    ] = True,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -281,6 +289,8 @@ def train(
             dtype=dtype.value,
             backend=backend.value,
             threads=threads,
+            device=device,
+            graph=graph,
             output=output,
             resume=resume,
             quiet=quiet,

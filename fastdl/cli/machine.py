@@ -58,6 +58,49 @@ def _versions() -> dict[str, str]:
     return versions
 
 
+def _gpu() -> dict[str, Any]:
+    """CuPy, the driver and the devices, or why there are none."""
+    import importlib.metadata
+    import importlib.util
+
+    from ..kernels import registry
+
+    cupy_version = None
+    for name in ("cupy-cuda13x", "cupy-cuda12x", "cupy"):
+        try:
+            cupy_version = f"{name} {importlib.metadata.version(name)}"
+            break
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    reason = registry.cuda_missing("cuda")
+    found: dict[str, Any] = {"cupy": cupy_version, "driver": None, "runtime": None, "devices": [], "reason": reason}
+    if reason:
+        return found
+    import cupy
+
+    runtime = cupy.cuda.runtime
+    found["cupy"] = cupy_version or f"cupy {cupy.__version__}"
+    found["driver"], found["runtime"] = (
+        _cuda_version(f()) for f in (runtime.driverGetVersion, runtime.runtimeGetVersion)
+    )
+    for number in range(runtime.getDeviceCount()):
+        properties = runtime.getDeviceProperties(number)
+        with cupy.cuda.Device(number):
+            free, total = runtime.memGetInfo()
+        found["devices"].append({
+            "device": f"cuda:{number}",
+            "name": properties["name"].decode(errors="replace"),
+            "compute_capability": f"{properties['major']}.{properties['minor']}",
+            "memory": total,
+            "memory_free": free,
+        })  # fmt: skip
+    return found
+
+
+def _cuda_version(number: int) -> str:
+    return f"CUDA {number // 1000}.{number % 1000 // 10}"
+
+
 def collect() -> dict[str, Any]:
     """Everything, as JSON can express it."""
     with user_errors(ValueError, RuntimeError):  # what the environment variables ask for
@@ -77,6 +120,7 @@ def collect() -> dict[str, Any]:
         "threads": machine.threads(),
         "backend": backend.get_backend(),
         "backends": {name: {"available": not reason, "reason": reason} for name, reason in backends.items()},
+        "gpu": _gpu(),
         "build": build,
         "numba_threading": "" if backends["numba"] else NUMBA_THREADING,
         "data": _data(),
@@ -119,6 +163,19 @@ def run(as_json: bool) -> None:
         table.add_row("threading", found["build"]["threading"])
     if found["numba_threading"]:
         table.add_row("with numba", found["numba_threading"])
+    gpu = found["gpu"]
+    if gpu["reason"]:
+        table.add_row("GPU", escape(f"none that can be used: see cuda above ({gpu['cupy'] or 'no CuPy'})"))
+    else:
+        table.add_row("GPU", escape(f"{gpu['cupy']}, runtime {gpu['runtime']}, driver for {gpu['driver']}"))
+    for device in gpu["devices"]:
+        table.add_row(
+            f"  {device['device']}",
+            escape(
+                f"{device['name']}, compute capability {device['compute_capability']}, "
+                f"{device['memory'] / 2**30:.1f} GiB ({device['memory_free'] / 2**30:.1f} free)"
+            ),
+        )
     data = found["data"]
     table.add_row("MNIST", escape(data["mnist"] or "not found (FASTDL_DATA_DIR may name its folder)"))
     console = Console(highlight=False)

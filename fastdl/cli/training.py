@@ -8,9 +8,10 @@ import os
 import shlex
 import sys
 import time
+import warnings
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -38,6 +39,8 @@ class Options(NamedTuple):
     dtype: str
     backend: str
     threads: int | None
+    device: str
+    graph: bool
     output: Path | None
     resume: bool
     quiet: bool
@@ -69,7 +72,7 @@ def run(options: Options) -> None:
 
 
 def _train(options: Options) -> None:
-    from .. import models
+    from .. import backend, models
     from ..data import load_dataset
     from ..train import Trainer
 
@@ -84,23 +87,26 @@ def _train(options: Options) -> None:
         dtype=options.dtype, seed=options.seed
     )
     report = _Report(options)
-    trainer = Trainer(
-        network,
-        data.x_train,
-        data.t_train,
-        data.x_test,
-        data.t_test,
-        epochs=options.epochs,
-        mini_batch_size=options.batch_size,
-        optimizer=options.optimizer,
-        optimizer_param={"lr": options.lr},
-        weight_decay=options.weight_decay,
-        verbose=False,
-        seed=options.seed,
-        output=options.output,
-        progress=report.progress(),
-        settings={"dataset": options.dataset},
-    )
+    with user_errors(ValueError, RuntimeError, MemoryError):
+        trainer = Trainer(
+            network,
+            data.x_train,
+            data.t_train,
+            data.x_test,
+            data.t_test,
+            epochs=options.epochs,
+            mini_batch_size=options.batch_size,
+            optimizer=options.optimizer,
+            optimizer_param={"lr": options.lr},
+            weight_decay=options.weight_decay,
+            verbose=False,
+            seed=options.seed,
+            output=options.output,
+            progress=report.progress(),
+            settings={"dataset": options.dataset},
+            device=options.device,
+            graph=options.graph,
+        )
     if options.resume:
         assert trainer.checkpoint_path is not None
         if not trainer.checkpoint_path.exists():
@@ -109,7 +115,7 @@ def _train(options: Options) -> None:
             trainer.resume(trainer.checkpoint_path)
     report.begin(trainer, len(data.x_train), len(data.x_test))
     try:
-        with user_errors(OSError):  # a full disk
+        with user_errors(OSError, backend.KernelError, MemoryError), report.warnings():  # a full disk, a full GPU
             trainer.train()
     except KeyboardInterrupt:
         report.save(trainer)
@@ -168,6 +174,20 @@ class _Report:
 
         return Listener()
 
+    @contextmanager
+    def warnings(self) -> Iterator[None]:
+        """Inside the block warnings are lines of this command's."""
+        before = warnings.showwarning
+
+        def show(message: Warning | str, *arguments: Any, **more: Any) -> None:
+            self.errors.print(f"fastdl: {message}", soft_wrap=True, markup=False)
+
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            warnings.showwarning = before
+
     def begin(self, trainer: Trainer, training: int, test: int) -> None:
         """Says what is about to happen."""
         o = self.options
@@ -177,7 +197,7 @@ class _Report:
         self.console.print(
             f"[bold]{type(trainer.network).__name__}[/] ({weights:,} parameters, {o.dtype}) on {o.dataset}: "
             f"{training:,} training images, {test:,} to test; {o.epochs} epochs, batches of {o.batch_size}, "
-            f"{o.optimizer} with lr {o.lr:g}",
+            f"{o.optimizer} with lr {o.lr:g}" + (f", on {trainer.network.device}" if o.device != "cpu" else ""),
             soft_wrap=True,
         )
         if trainer.current_iter:
@@ -285,6 +305,7 @@ class _Report:
             "best_test_accuracy": max((record["test_accuracy"] for record in history), default=None),
             "seconds": seconds,
             "images_per_second": images / seconds if seconds else None,
+            "graph": trainer.graph_reason if trainer.graph_reason else "used",
             "kernels": self.kernels,
         }
 

@@ -7,7 +7,7 @@ import numpy as np
 from .. import backend
 from .. import functional as F
 from .._array import is_device, prepare
-from .._device import Mirror, constant, device_of, to_device
+from .._device import Mirror, constant, device_of, is_capturing, to_device
 from ..functional._pointwise import mask_of_state
 from ..kernels.device import _cuda as kernels
 from .base import Layer
@@ -63,6 +63,8 @@ class Dropout(Layer):
 
     def _new_mask(self, x: np.ndarray) -> np.ndarray:
         if self.seed is None:
+            if is_device(x) and is_capturing():
+                raise RuntimeError("a Dropout without seed draws its masks on the host: give it a seed")
             mask = np.random.rand(*x.shape) > self.dropout_ratio
             return to_device(mask, device_of(x)) if is_device(x) else mask  # type: ignore[no-any-return]
         self.step += 1

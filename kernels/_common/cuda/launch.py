@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import hashlib
 import importlib.util
 import math
 import os
 import shutil
-import subprocess
 import sys
 import threading
 from collections.abc import Mapping, Sequence
@@ -17,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 
 from .source import FOLDER, Source, Variant
 
@@ -216,6 +213,8 @@ class Emulation(Place):
 
 def cache_folder() -> Path:
     """Where compiled kernels are kept: ``FASTDL_CACHE_DIR``, or this user's cache; ``cuda/`` below it."""
+    import platformdirs
+
     home = os.environ.get("FASTDL_CACHE_DIR") or platformdirs.user_cache_dir("fastdl", appauthor=False)
     return Path(home) / "cuda"
 
@@ -229,6 +228,9 @@ _refused: dict[str, str] = {}  # what does not compile, so that it is not tried 
 
 def compiled_emulation(name: str, text: str, defines: Mapping[str, str]) -> Path:
     """The shared object of a source's emulation with these macros, from the cache where it is there."""
+    import hashlib  # these two would be a good part of `import fastdl.layers`
+    import subprocess
+
     macros = (f"-D{macro}={value}" for macro, value in defines.items())
     compiler = [*_compiler(), *_FLAGS, f"-I{FOLDER}", *macros]
     emulator = (FOLDER / "emulator.h").read_text()
