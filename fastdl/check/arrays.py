@@ -93,17 +93,11 @@ def heap(nbytes: int) -> np.ndarray:
     return np.empty(nbytes + 8, np.uint8)[8:]
 
 
-<<<<<<< HEAD
-def heap_aligned(nbytes: int) -> np.ndarray:
-    """The same, aligned to 16 bytes: what a GPU's wide accesses need."""
-    return np.empty(nbytes, np.uint8)
-=======
 def aligned(nbytes: int) -> np.ndarray:
     """Memory that begins as a device's does, at a multiple of 256 bytes: for kernels with wide accesses."""
     memory = np.empty(nbytes + 256, np.uint8)
     start = -memory.__array_interface__["data"][0] % 256
     return memory[start : start + nbytes]
->>>>>>> 4618098faaafe23e2488beb193fcab5f6595dc16
 
 
 def place(shape: tuple[int, ...], dtype: np.dtype[Any], order: str, allocate: Allocate = heap) -> Placed:

@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..kernels.problem import Problem, Shape, memory_order
-from .arrays import ORDERS, RANDOM_ORDERS, Allocate, Placed, dtype_of, fill, heap, heap_aligned, place, repeated
+from .arrays import ORDERS, RANDOM_ORDERS, Allocate, Placed, dtype_of, fill, heap, place, repeated
 
 Axes = dict[str, str]
 
@@ -300,10 +300,7 @@ def seed_of(identity: str) -> int:
 
 def build(case: Case, allocate: Allocate = heap) -> Built:
     """The arrays of ``case``."""
-    seed = seed_of(case.id)
-    rng = np.random.default_rng(seed)
-    if allocate is heap and seed % 2:
-        allocate = heap_aligned
+    rng = np.random.default_rng(seed_of(case.id))
     placed: dict[str, Placed] = {}
     initial: dict[str, np.ndarray] = {}
     for operand in case.operands:
