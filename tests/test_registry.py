@@ -58,8 +58,12 @@ def test_every_op_has_one_reference_and_each_level_of_each_algorithm(op, directi
     references = [row for row in rows if row.backend == "numpy"]
     assert len(references) == 1
     assert len([row for row in rows if row.backend == "numba"]) == 1
+    for backend in ("cuda", "cuda-emulated"):
+        general = [row for row in rows if row.backend == backend and row.eligible is registry._always]
+        assert general, f"no {backend} row takes every problem"
     for algorithm in {row.algorithm for row in rows if row.backend == "cython"}:
-        assert {row.isa for row in rows if row.algorithm == algorithm} == set(LEVELS)
+        compiled = [row for row in rows if row.backend == "cython"]
+        assert {row.isa for row in compiled if row.algorithm == algorithm} == set(LEVELS)
     for row in rows:
         assert set(row.storage) <= set(references[0].storage), "a kernel without its specification"
 
@@ -87,8 +91,8 @@ def test_compiled_rows_load_and_have_the_signature_of_the_reference(row):
 def test_the_table_imports_nothing_compiled():
     program = (
         "import sys, fastdl.kernels.registry\n"
-        "names = ('_cython', '_runtime', 'reference', '_numba')\n"
-        "loaded = [m for m in sys.modules if any(name in m for name in names) or m == 'numba']\n"
+        "names = ('_cython', '_runtime', 'reference', '_numba', '_cuda')\n"
+        "loaded = [m for m in sys.modules if any(name in m for name in names) or m in ('numba', 'cupy')]\n"
         "sys.exit(', '.join(loaded) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
@@ -140,10 +144,9 @@ def test_the_choice_is_a_function_of_problem_backend_and_cap(op, direction, back
     """Not of the thread count, the environment or what ran before; the best level that the cap allows."""
     if backend == "cython" and not COMPILED:
         pytest.skip("the compiled kernels are not built")
-    if backend == "numba" and (reason := registry.numba_missing()):
+    row = next(row for row in rows_of(op, direction) if row.backend == backend)
+    if backend != "cython" and (reason := registry.row_missing(row)):
         pytest.skip(reason)
-    if not any(row.backend == backend for row in rows_of(op, direction)):
-        pytest.skip(f"there is no row of {backend}")
     from fastdl import backend as settings
 
     some = [build(case).problem for case in list(cases(op, direction, "float32"))[::25]]

@@ -159,6 +159,13 @@ def check(
     case: Annotated[
         str, typer.Option(metavar="ID", help="Only this case: an id as a failure prints it.", show_default=False)
     ] = "",
+    compile: Annotated[
+        bool,
+        typer.Option(
+            "--compile",
+            help="Run nothing: compile every CUDA kernel with NVRTC for every architecture, and show its registers.",
+        ),
+    ] = False,
     json: JSON = False,
 ) -> None:
     """Run every kernel on this machine against the NumPy reference in float64.
@@ -166,6 +173,12 @@ def check(
     Prints a row for each op, backend, algorithm, dtype and ISA level, with the worst error that was seen and the
     tolerance of that element. Exit code 1 where a kernel fails or has no case.
     """
+    if compile:
+        if full or fuzz or case or backend or isa:
+            raise UserError("--compile goes with --op, --dtype and --json only")
+        from . import compiling
+
+        return compiling.run(tuple(op or ()), tuple(d.value for d in dtype or ()), json)
     from . import checking as command
 
     command.run(

@@ -11,7 +11,6 @@
 //
 // `conv_weight` is backward_weight: dw[k][tap][c] = sum over pixels of dout[pixel][k] * x[pixel moved by the tap][c].
 #include "matmul.cuh"
-#include "arrange.cuh"
 #include "epilogue.cuh"
 #include "bias.cuh"
 #include "window.cuh"
@@ -29,6 +28,8 @@ struct Gather {
     int paired;
     Epilogue epilogue;
 };
+
+#ifdef TILE_M // the products, a module for each tile
 
 // Rows of the image, one for each pixel: a tap after the other, the channels of each.
 struct PixelRows {
@@ -125,6 +126,8 @@ KERNEL(conv_gather, MATMUL_THREADS, RESIDENT, Gather) {
         [&](auto... v) { put(v...); });
 }
 
+#endif
+
 // ---- backward_weight ------------------------------------------------------------------------------------------------
 
 struct Weight {
@@ -138,6 +141,16 @@ struct Weight {
     int pixels, length;          // length: pixels of a split
     int groups;
 };
+
+// dw of row m and column n = (r, s, c).
+DEVICE void put_weight(const Weight &a, int group, int m, int n, S v) {
+    int tap = n / a.window.channels, c = n - tap * a.window.channels, r = tap / a.window.taps_w;
+    if (c >= a.channels) return;
+    const i64 *o = a.out_stride;
+    a.out[(i64(group) * a.rows + m) * o[0] + c * o[1] + r * o[2] + (tap - r * a.window.taps_w) * o[3]] = narrow<T>(v);
+}
+
+#ifdef TILE_M
 
 // Columns of (tap, channel), a line for each pixel.
 struct PixelColumns {
@@ -185,14 +198,6 @@ struct PixelColumns {
     }
 };
 
-// dw of row m and column n = (r, s, c).
-DEVICE void put_weight(const Weight &a, int group, int m, int n, S v) {
-    int tap = n / a.window.channels, c = n - tap * a.window.channels, r = tap / a.window.taps_w;
-    if (c >= a.channels) return;
-    const i64 *o = a.out_stride;
-    a.out[(i64(group) * a.rows + m) * o[0] + c * o[1] + r * o[2] + (tap - r * a.window.taps_w) * o[3]] = narrow<T>(v);
-}
-
 KERNEL(conv_weight, MATMUL_THREADS, RESIDENT, Weight) {
     int m0 = BLOCK_X * TILE_M, n0 = BLOCK_Y * TILE_N, group = BLOCK_Z % a.groups, split = BLOCK_Z / a.groups;
     int begin = split * a.length, end = least(a.pixels, begin + a.length);
@@ -220,11 +225,15 @@ KERNEL(conv_weight, MATMUL_THREADS, RESIDENT, Weight) {
     for_results<true, true>(sums, m0, n0, [](int m) { return m; }, [&](auto... v) { put(v...); });
 }
 
+#endif
+
 // The sums of the splits, in their order.
 struct WeightJoin {
     Weight weight;
     int splits;
 };
+
+#ifndef TILE_M
 
 KERNEL(conv_weight_join, 256, 4, WeightJoin) {
     const Weight &w = a.weight;
@@ -235,3 +244,5 @@ KERNEL(conv_weight_join, 256, 4, WeightJoin) {
     i64 group = i / group_size, rest = i - group * group_size, m = rest / w.columns;
     put_weight(w, int(group), int(m), int(rest - m * w.columns), sum);
 }
+
+#endif

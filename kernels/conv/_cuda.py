@@ -47,7 +47,7 @@ def _gather(
         return
     tile = choose(problem.storage, gpu.architecture, batch * grid, columns, groups, tf32)
     kernels = gpu.load(SOURCE, problem.storage, **tile.macros)
-    image = image_of(gpu, kernels, a, groups)
+    image = image_of(gpu, problem.storage, a, groups)
     taps = vertical.taps * horizontal.taps
     _, _, sr, ss = w.strides
     start = pointer(w) + vertical.first_tap * sr + horizontal.first_tap * ss
@@ -55,7 +55,7 @@ def _gather(
     # A group's filters are every K / groups-th of w, and its columns those, or channels of those.
     by_group = w.shape[0] // groups * w.strides[0]
     filters = arrange(
-        gpu, kernels, start, (groups, columns, vertical.taps, horizontal.taps, sums),
+        gpu, problem.storage, start, (groups, columns, vertical.taps, horizontal.taps, sums),
         (by_group, by_column, vertical.tap_step * sr, horizontal.tap_step * ss, along), size,
     )  # fmt: skip
     each = max(1, MOST_PIXELS // grid)
@@ -133,8 +133,8 @@ def _backward_weight(problem: Problem, dout: Any, x: Any, dw: Any, threads: int,
         return
     tile = choose(problem.storage, gpu.architecture, rows, columns, groups, tf32)
     kernels = gpu.load(SOURCE, problem.storage, **tile.macros)
-    image = image_of(gpu, kernels, x, groups)
-    gradient = image_of(gpu, kernels, dout, groups, dense=True)
+    image = image_of(gpu, problem.storage, x, groups)
+    gradient = image_of(gpu, problem.storage, dout, groups, dense=True)
     vertical, horizontal = forward_axes(problem)
     each = max(1, MOST_PIXELS // max(grid, 1))
     parts = []  # first image, images, splits, pixels of a split
@@ -169,13 +169,15 @@ def _backward_weight(problem: Problem, dout: Any, x: Any, dw: Any, threads: int,
         done += many
     if partial is not None:
         struct = tuple(weight[name] if name != "partial" else pointer(partial) for name in weight)
-        kernels.launch("conv_weight_join", cut(groups * rows * columns, 256), weight=struct, splits=number)
+        gpu.load(SOURCE, problem.storage).launch(
+            "conv_weight_join", cut(groups * rows * columns, 256), weight=struct, splits=number
+        )
 
 
 def conv2d_backward_bias(problem: Problem, dout: Any, db: Any, threads: int) -> None:
     n, channels, h, w = problem.shapes[0]
     gpu = place_of(db, threads)
-    kernels = gpu.load(SOURCE, problem.storage, **choose(problem.storage, gpu.architecture, 1, 1).macros)
+    kernels = gpu.load(SOURCE, problem.storage)
     size, pixels = dout.itemsize, n * h * w
     wide = (
         dout.strides[1] == size

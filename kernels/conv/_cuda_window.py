@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from .._common.cuda import Kernels, Place, cut, pointer
+from .._common.cuda import Place, cut, pointer
 from .._common.cuda.arrange import arrange, in_pieces, whole
 from ..problem import Problem
 
@@ -27,7 +27,7 @@ class Image(NamedTuple):
     channels: int  # of a group, in whole pieces
 
 
-def image_of(gpu: Place, kernels: Kernels, a: Any, groups: int, dense: bool = False) -> Image:
+def image_of(gpu: Place, storage: str, a: Any, groups: int, dense: bool = False) -> Image:
     """``a``, or a copy of it. ``dense``: with all pixels at one distance."""
     n, c, h, w = a.shape
     size, own = a.itemsize, c // groups
@@ -36,7 +36,7 @@ def image_of(gpu: Place, kernels: Kernels, a: Any, groups: int, dense: bool = Fa
     if even and sc == size and own * size % 16 == 0 and in_pieces(pointer(a), (sn, sh, sw)):
         return Image(a, pointer(a), sn // size, sh // size, sw // size, own, own)
     channels = whole(own, size)
-    memory = arrange(gpu, kernels, pointer(a), (n, h, w, groups, own), (sn, sh, sw, own * sc, sc), size)
+    memory = arrange(gpu, storage, pointer(a), (n, h, w, groups, own), (sn, sh, sw, own * sc, sc), size)
     pixel = groups * channels
     return Image(memory, pointer(memory), h * w * pixel, w * pixel, pixel, channels, channels)
 

@@ -2,6 +2,8 @@
 #pragma once
 #include "device.cuh"
 
+#ifndef TILE_M // a module of its own, without tiles
+
 struct Bias {
     const T *dout;
     S *partial;    // (chunks, channels)
@@ -59,3 +61,5 @@ KERNEL(bias_join, 128, 8, BiasJoin) {
     sum = warp_sum(sum);
     if (LANE == 0) put_number(a.db, c, sum);
 }
+
+#endif

@@ -1,6 +1,5 @@
 // gemm: see __init__.py. a and b are read as rows or as columns of 64-byte stages (matmul.cuh).
 #include "matmul.cuh"
-#include "arrange.cuh"
 #include "epilogue.cuh"
 
 struct Gemm {
@@ -13,6 +12,8 @@ struct Gemm {
     int paired;
     Epilogue epilogue;
 };
+
+#ifdef TILE_M // the products, a module for each tile
 
 template <bool a_columns, bool b_columns> DEVICE void product(const Gemm &a) {
     int m0 = BLOCK_X * TILE_M, n0 = BLOCK_Y * TILE_N, begin = BLOCK_Z * a.length, end = least(a.k, begin + a.length);
@@ -58,6 +59,8 @@ KERNEL(gemm_rows_columns, MATMUL_THREADS, RESIDENT, Gemm) { product<false, true>
 KERNEL(gemm_columns_rows, MATMUL_THREADS, RESIDENT, Gemm) { product<true, false>(a); }
 KERNEL(gemm_columns_columns, MATMUL_THREADS, RESIDENT, Gemm) { product<true, true>(a); }
 
+#endif
+
 // The sum of the splits, in their order.
 struct Join {
     const S *partial;
@@ -67,6 +70,8 @@ struct Join {
     Epilogue epilogue;
 };
 
+#ifndef TILE_M
+
 KERNEL(join_splits, 256, 4, Join) {
     i64 i = i64(BLOCK_X) * 256 + THREAD, size = i64(a.m) * a.n;
     if (i >= size) return;
@@ -75,3 +80,5 @@ KERNEL(join_splits, 256, 4, Join) {
     i64 m = i / a.n, n = i - m * a.n;
     a.out[m * a.stride_m + n * a.stride_n] = narrow<T>(finished(a.epilogue, sum, n));
 }
+
+#endif

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._common.cuda import Kernels, Place, Source, cut, place_of, pointer
+from .._common.cuda import Place, Source, cut, place_of, pointer
 from .._common.cuda.arrange import arrange, in_pieces
-from .._common.cuda.tiles import choose, splits, sums_dtype, variants, vector
+from .._common.cuda.tiles import SIZES, choose, splits, sums_dtype, variants, vector
 from ..problem import Problem
 
-SOURCE = Source(__file__, variants=variants())
+SOURCE = Source(__file__, variants=variants(SIZES[::2]))  # of three sizes, the middle one gains little here
 
 
-def _operand(gpu: Place, kernels: Kernels, a: Any, first: int, depth: int) -> tuple[Any, str, int]:
+def _operand(gpu: Place, storage: str, a: Any, first: int, depth: int) -> tuple[Any, str, int]:
     """(memory or address, "rows" or "columns", pitch in elements) of a matrix; axis ``depth`` is summed over."""
     size = a.itemsize
     along, across = a.strides[depth], a.strides[first]
@@ -21,9 +21,9 @@ def _operand(gpu: Place, kernels: Kernels, a: Any, first: int, depth: int) -> tu
     if across == size and in_pieces(pointer(a), (along,)) and along >= 0:
         return pointer(a), "columns", along // size
     if abs(across) < abs(along):
-        memory = arrange(gpu, kernels, pointer(a), (a.shape[depth], a.shape[first]), (along, across), size)
+        memory = arrange(gpu, storage, pointer(a), (a.shape[depth], a.shape[first]), (along, across), size)
         return memory, "columns", memory.nbytes // size // max(a.shape[depth], 1)
-    memory = arrange(gpu, kernels, pointer(a), (a.shape[first], a.shape[depth]), (across, along), size)
+    memory = arrange(gpu, storage, pointer(a), (a.shape[first], a.shape[depth]), (across, along), size)
     return memory, "rows", memory.nbytes // size // max(a.shape[first], 1)
 
 
@@ -38,10 +38,10 @@ def gemm_forward_tf32(problem: Problem, a: Any, b: Any, bias: Any, out: Any, thr
 def _product(problem: Problem, a: Any, b: Any, bias: Any, out: Any, threads: int, tf32: bool) -> None:
     (m, k), (_, n) = problem.shapes
     gpu = place_of(out, threads)
-    tile = choose(problem.storage, gpu.architecture, m, n, tf32=tf32)
+    tile = choose(problem.storage, gpu.architecture, m, n, tf32=tf32, sizes=SIZES[::2])
     kernels = gpu.load(SOURCE, problem.storage, **tile.macros)
-    left, left_order, pitch_a = _operand(gpu, kernels, a, 0, 1)
-    right, right_order, pitch_b = _operand(gpu, kernels, b, 1, 0)
+    left, left_order, pitch_a = _operand(gpu, problem.storage, a, 0, 1)
+    right, right_order, pitch_b = _operand(gpu, problem.storage, b, 1, 0)
     parts, length = splits(tile, m, n, k, out.itemsize)
     size = out.itemsize
     stride_m, stride_n = (stride // size for stride in out.strides)
@@ -57,4 +57,6 @@ def _product(problem: Problem, a: Any, b: Any, bias: Any, out: Any, threads: int
         partial=pointer(partial), pitch_a=pitch_a, pitch_b=pitch_b, k=k, length=length, paired=paired, **result,
     )  # fmt: skip
     if partial is not None:
-        kernels.launch("join_splits", cut(m * n, 256), partial=pointer(partial), splits=parts, **result)
+        gpu.load(SOURCE, problem.storage).launch(
+            "join_splits", cut(m * n, 256), partial=pointer(partial), splits=parts, **result
+        )

@@ -15,12 +15,7 @@
 #pragma once
 #include "device.cuh"
 
-#ifndef TILE_M
-#define TILE_M 128
-#define TILE_N 128
-#define TENSOR 0
-#define RESIDENT 1
-#endif
+#ifdef TILE_M // a source compiles its products for each tile, and once without them
 
 constexpr int MATMUL_THREADS = 256, STAGES = 4, PIECE = 16, LINE = 64;
 constexpr int WIDTH = PIECE / sizeof(T);   // elements of a piece
@@ -252,3 +247,5 @@ template <bool columns, int SIZE> struct MatrixLoader {
         at += DEPTH;
     }
 };
+
+#endif

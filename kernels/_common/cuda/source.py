@@ -30,6 +30,7 @@ class Variant(NamedTuple):
     storage: str
     macros: tuple[tuple[str, str], ...] = ()
     oldest: int = 75  # the oldest architecture that it is for: 75 is sm_75
+    newest: int = 0  # the newest one, or 0: it has no end
 
 
 class Entry(NamedTuple):
@@ -99,12 +100,14 @@ class Source:
         return int(text)
 
     def entries(self, variant: Variant) -> dict[str, Entry]:
-        """The kernels by name. (What ``#if`` leaves out of a variant is listed too.)"""
+        """The kernels by name, those too that ``#if`` leaves out, unless they need a macro that the variant lacks."""
         macros = dict(variant.macros)
-        return {
-            name: Entry(name, self._number(threads, macros), self._number(resident, macros), arguments)
-            for name, threads, resident, arguments in _KERNEL.findall(self.text)
-        }
+        found = {}
+        for name, threads, resident, arguments in _KERNEL.findall(self.text):
+            if all(text.isdigit() or text in macros or text in self._constants for text in (threads, resident)):
+                numbers = self._number(threads, macros), self._number(resident, macros)
+                found[name] = Entry(name, *numbers, arguments)
+        return found
 
     def struct(self, name: str, variant: Variant) -> type[ctypes.Structure]:
         """The struct ``name`` of the source as a ctypes class."""

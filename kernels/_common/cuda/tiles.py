@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,23 +43,27 @@ class Tile(NamedTuple):
 SIZES = ((128, 128), (128, 64), (64, 64))
 
 
-def tiles(storage: str) -> tuple[Tile, ...]:
+def tiles(storage: str, sizes: Sequence[tuple[int, int]] = SIZES) -> tuple[Tile, ...]:
     """The tiles that a storage dtype has: 128 x 128 doubles do not fit into registers, nor do halves on FMA units."""
-    if storage in HALVES:
-        return (*(Tile(*size, True) for size in SIZES), Tile(64, 64, False))
     if storage == "float64":
         return (Tile(64, 64, False),)
+    if storage in HALVES:
+        fma = (Tile(64, 64, False),) if storage == "bfloat16" else ()  # for the architectures before its tensor cores
+        return (*(Tile(*size, True) for size in sizes), *fma)
     # 8 x 8 sums and their operands, or the words of TF32 operands that nothing turns, take more than 128 registers.
-    return tuple(Tile(*size, tensor, 1 if sum(size) == 256 else 2) for tensor in (False, True) for size in SIZES)
+    return tuple(Tile(*size, tensor, 1 if sum(size) == 256 else 2) for tensor in (False, True) for size in sizes)
 
 
-def variants() -> list[Variant]:
-    """Every storage with each of its tiles, and the oldest architecture that has the instructions."""
-    return [
-        Variant(storage, tuple(tile.macros.items()), oldest(storage) if tile.tensor else 75)
-        for storage in KINDS
-        for tile in tiles(storage)
-    ]
+def variants(sizes: Sequence[tuple[int, int]] = SIZES) -> list[Variant]:
+    """Every storage with each of its tiles, and without one for the kernels beside the products."""
+    found = []
+    for storage in KINDS:
+        found.append(Variant(storage))
+        for tile in tiles(storage, sizes):
+            first = oldest(storage) if tile.tensor else 75
+            last = 75 if storage in HALVES and not tile.tensor else 0
+            found.append(Variant(storage, tuple(tile.macros.items()), first, last))
+    return found
 
 
 def oldest(storage: str) -> int:
@@ -66,10 +71,18 @@ def oldest(storage: str) -> int:
     return 75 if storage == "float16" else 80
 
 
-def choose(storage: str, architecture: int, m: int, n: int, batch: int = 1, tf32: bool = False) -> Tile:
+def choose(
+    storage: str,
+    architecture: int,
+    m: int,
+    n: int,
+    batch: int = 1,
+    tf32: bool = False,
+    sizes: Sequence[tuple[int, int]] = SIZES,
+) -> Tile:
     """The largest tile with enough blocks; where none has, the smallest."""
     tensor = (storage in HALVES or tf32) and architecture >= oldest(storage)
-    own = [tile for tile in tiles(storage) if tile.tensor == tensor]
+    own = [tile for tile in tiles(storage, sizes) if tile.tensor == tensor]
     for tile in own:
         padded = cut(m, tile.m) * tile.m * cut(n, tile.n) * tile.n
         if cut(m, tile.m) * cut(n, tile.n) * batch >= BLOCKS // 2 and padded <= 1.25 * m * n:

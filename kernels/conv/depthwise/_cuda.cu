@@ -1,6 +1,5 @@
 // Depthwise convolutions: memory-bound, so each thread takes 16 bytes of channels of a few pixels, and finds what it shares
 // with its neighbours in the L1 cache.
-#include "arrange.cuh"
 #include "epilogue.cuh"
 #include "../window.cuh"
 

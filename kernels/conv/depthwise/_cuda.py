@@ -46,11 +46,11 @@ def _gather(
 ) -> None:
     vertical, horizontal = axes
     kernels = gpu.load(SOURCE, problem.storage)
-    image = image_of(gpu, kernels, a, 1)
+    image = image_of(gpu, problem.storage, a, 1)
     channels, size = a.shape[1], a.itemsize
     sk, _, sr, ss = w.strides
     filters = arrange(
-        gpu, kernels, pointer(w) + vertical.first_tap * sr + horizontal.first_tap * ss,
+        gpu, problem.storage, pointer(w) + vertical.first_tap * sr + horizontal.first_tap * ss,
         (vertical.taps, horizontal.taps, channels), (vertical.tap_step * sr, horizontal.tap_step * ss, sk), size,
     )  # fmt: skip
     strips = a.shape[0] * vertical.positions * cut(horizontal.positions, STRIP)
@@ -79,7 +79,7 @@ def conv2d_backward_weight(problem: Problem, dout: Any, x: Any, dw: Any, threads
     kernels = gpu.load(SOURCE, problem.storage)
     channels, _, r, s = problem.shapes[1]
     oh, ow = problem.grid()
-    image, gradient = image_of(gpu, kernels, x, 1), image_of(gpu, kernels, dout, 1)
+    image, gradient = image_of(gpu, problem.storage, x, 1), image_of(gpu, problem.storage, dout, 1)
     padded, size = whole(channels, dw.itemsize), dw.itemsize
     blocks = cut(padded * size, 16 * SIDE_BY_SIDE), r * cut(s, TAPS)
     pixels = x.shape[0] * oh * ow

@@ -1,5 +1,4 @@
 // Copies into the order that matmul.cuh reads: lines of whole pieces of 16 bytes, what is missing filled with zeros.
-#pragma once
 #include "device.cuh"
 
 // out[i][j][k][l][m] = x at i, j, k, l, m times its strides where m < last; 0 behind, up to whole pieces. Strides in
