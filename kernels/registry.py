@@ -147,7 +147,7 @@ def _rows(
 
 
 #: Folders with a _cuda.py.
-_CUDA_FOLDERS = {"activation", "pool"}
+_CUDA_FOLDERS = {"activation", "norm", "pool"}
 
 _CONV = "forward backward_input backward_weight"
 

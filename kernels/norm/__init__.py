@@ -27,6 +27,9 @@ x is (M, D), or (N, D, H, W) with M = N H W rows; every statistic belongs to one
   block's mean: no offset cancels, and at worst the squares are 17 times those about the mean. With float32 sums, mean
   and var are within about one rounding of exact for rows in no particular order. The sums do not depend on the memory
   order.
+* CUDA's sums (batch_norm.cuh): a thread adds up trees of 8 rows, four of these in a chain (in backward eight of 4),
+  and these in float64. The squares of a chain are about the mean of its first tree: at most 4 times those about its own
+  mean, whatever the order of the rows. How the rows are cut follows from the shape and the memory order of x.
 * out and dx of at least 8 MB are stored around the caches (_common/stream.h) where they have the compute dtype and the
   channels of a row are beside each other.
 * Within a block, sums of x, and of squares about the mean, must be finite in the compute dtype (|x| < max / 128).
