@@ -63,7 +63,7 @@ alpha by size.
 * Each window is summed from its first channel to its last in the compute dtype: with k and alpha at least 0, s has a
   relative error of at most (size + 3) roundoffs (half an eps).
 * s^-0.75 is 1 / (sqrt(s) sqrt(sqrt(s))): at most 4.5 roundoffs more. Any other power is exp(-beta log(s)), with the
-  errors of _common/vmath.h: at most 1.3 + 2.9 beta |log(s)| roundoffs more.
+  errors of _common/vmath.h: at most 1.3 + 2.9 beta |log(s)| roundoffs more. (In CUDA they are CUDA's own exp and log.)
 * s is computed again in backward. NaN and infinities reach the windows that contain them. s == 0 gives the infinity
   that IEEE 754's pow gives; s < 0 (a negative k or alpha) is outside the contract.
 * No output may overlap an input.
