@@ -153,8 +153,7 @@ def _rows(
         if "." not in folder:
             rows.append(_reference(folder, op, direction, storage))
             rows.append(_numba(folder, op, direction, storage))
-            if folder in _CUDA_FOLDERS:
-                rows += _cuda(folder, op, direction, algorithm, storage)
+            rows += _cuda(folder, op, direction, algorithm, storage)
         rows += [
             Row(op, direction, "cython", algorithm, isa, storage, eligible, cost, workspace,
                 f"{package}._cython_{isa}:{name}{suffix}")
@@ -162,9 +161,6 @@ def _rows(
         ]  # fmt: skip
     return rows
 
-
-#: Folders with a _cuda.py.
-_CUDA_FOLDERS = {"activation", "cast", "conv", "dropout", "gemm", "im2col", "join", "loss", "optim", "pool"}
 
 _CONV = "forward backward_input backward_weight"
 

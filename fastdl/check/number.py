@@ -20,6 +20,9 @@ class Blocks(NamedTuple):
     terms: int
     depth: int
     wide: bool  # the blocks' sums are added in float64
+    about: float | None = (
+        None  # bound, in variances, of squared distances of centres and means; None: of the first rows
+    )
 
 
 #: One false alarm in so many cases.

@@ -68,6 +68,9 @@ BLOCKS = {
 #: What they say about CUDA's rows.
 CUDA_BLOCKS = {
     ("global_avg_pool2d", "forward"): Blocks(32, 6, True),  # a chain of four trees of 8 terms
+    # 8 to 32 terms: a subtraction, a chain of four trees of 8; the centre is the mean of a quarter or more
+    ("batch_norm", "forward"): Blocks(8, 7, True, 3.0),
+    ("batch_norm", "backward"): Blocks(8, 9, True),  # a chain of eight trees of 4
 }
 #: And what their references say.
 REFERENCE_BLOCKS = {
@@ -279,7 +282,8 @@ def _batch_norm(call: Call) -> dict[str, Error]:
     The variance is the mean of (x - c)**2, and the blocks are joined by Chan, Golub and LeVeque's update. Inside a
     block an error e of its mean has no effect of first order, as the deviations from the true mean sum to 0: it adds
     e**2. Between blocks it moves the squared distance of their means, at most 2 e std. What is summed in a block are
-    squares about c, the mean of its first rows: they are larger by (c - mean)**2, which is taken off afterwards.
+    squares about c, the mean of its first rows: they are larger by (c - mean)**2, which is taken off afterwards. (With
+    f of n rows in c, whichever these are, n (c - mean)**2 is at most n / f - 1 times the squares about the mean.)
     """
     p, wide = call.precision, computing_in("float64")
     x = call.inputs["x"]
@@ -309,7 +313,11 @@ def _batch_norm(call: Call) -> dict[str, Error]:
         several = blocks is not None and rows > blocks.terms
         moved = np.square(mean.error) + (2 * mean.error * np.sqrt(np.abs(var.value)) if several else 0.0)
         if blocks is not None:
-            moved = moved + p.u * blocks.depth * _about_first_rows(x, blocks.terms)
+            if blocks.about is None:
+                away = _about_first_rows(x, blocks.terms)
+            else:
+                away = blocks.about * np.abs(np.asarray(var.value))
+            moved = moved + p.u * blocks.depth * away
         var = Number(var.value, var.error + moved, wide).to(p)
         return {"out": normalised(mean, var), "mean": mean.error, "var": var.error}
     variance = in_float64(call.number("var")) + call.problem.attr("eps")

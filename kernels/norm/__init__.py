@@ -27,6 +27,9 @@ x is (M, D), or (N, D, H, W) with M = N H W rows; every statistic belongs to one
   block's mean: no offset cancels, and at worst the squares are 17 times those about the mean. With float32 sums, mean
   and var are within about one rounding of exact for rows in no particular order. The sums do not depend on the memory
   order.
+* CUDA's sums (batch_norm.cuh): a thread adds up trees of 8 rows, four of these in a chain (in backward eight of 4),
+  and these in float64. The squares of a chain are about the mean of its first tree: at most 4 times those about its own
+  mean, whatever the order of the rows. How the rows are cut follows from the shape and the memory order of x.
 * out and dx of at least 8 MB are stored around the caches (_common/stream.h) where they have the compute dtype and the
   channels of a row are beside each other.
 * Within a block, sums of x, and of squares about the mean, must be finite in the compute dtype (|x| < max / 128).
@@ -60,7 +63,7 @@ alpha by size.
 * Each window is summed from its first channel to its last in the compute dtype: with k and alpha at least 0, s has a
   relative error of at most (size + 3) roundoffs (half an eps).
 * s^-0.75 is 1 / (sqrt(s) sqrt(sqrt(s))): at most 4.5 roundoffs more. Any other power is exp(-beta log(s)), with the
-  errors of _common/vmath.h: at most 1.3 + 2.9 beta |log(s)| roundoffs more.
+  errors of _common/vmath.h: at most 1.3 + 2.9 beta |log(s)| roundoffs more. (In CUDA they are CUDA's own exp and log.)
 * s is computed again in backward. NaN and infinities reach the windows that contain them. s == 0 gives the infinity
   that IEEE 754's pow gives; s < 0 (a negative k or alpha) is outside the contract.
 * No output may overlap an input.

@@ -99,8 +99,11 @@ def global_avg_pool2d_forward(problem: Problem, x: Any, out: Any, threads: int) 
     gpu = place_of(out, threads)
     kernels = gpu.load(SOURCE, problem.storage)
     n, c, h, w = x.shape
-    lanes = width(x)
-    part = cut_matrix(h * w, c // lanes, n, lanes == 1 and not channels_last(x))
+    lanes, most = width(x), 16 // x.itemsize
+    planes = problem.orders[:1] == ("nchw",) and h * w > 1
+    # The order of the sums is a function of the problem alone; only what a thread has of it depends on the array.
+    part = cut_matrix(h * w, c if planes or c % most else c // most, n, planes)
+    part = part._replace(tiles=cut(c, part.lanes * lanes))
     partial = gpu.scratch(8 * n * c * part.chunks) if part.chunks > 1 else None
     kernels.launch(
         _name("global_forward", lanes), n * part.tiles * part.chunks, x=image(x), out=image(out),

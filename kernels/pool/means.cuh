@@ -44,7 +44,8 @@ template <int WIDTH> DEVICE void global_sums(const GlobalForward &a) {
         }
         UNROLL for (int c = 0; c < WIDTH; c++) total[c] += part[c];
     }
-    sum_rows<WIDTH>(total, kept, a.lanes);
+    UNROLL for (int c = 0; c < WIDTH; c++) kept[c * SUM_THREADS + THREAD] = total[c];
+    sum_rows<WIDTH>(kept, a.lanes);
     if (THREAD >= a.lanes * WIDTH) return;
     const int own = tile * a.lanes * WIDTH + THREAD;
     if (own >= a.channels) return;

@@ -158,11 +158,23 @@ SPECS: dict[str, Spec] = {
             "shape=2000x17",
             "shape=4x33x31x30,values=shifted",
             "shape=30x3000",
+            # several chunks of rows, and many
+            "shape=1x64x50x61,order=nhwc,out_order=nhwc",
+            "shape=20000x64,order=nchw,out_order=nchw,values=shifted",
+            "shape=5x3x40x48,order=nchw,out_order=nchw",
         ),
         batch_derive,
+        (
+            "shape=2x64x6x7,order=nhwc,out_order=nhwc",
+            "shape=300x64,order=nchw,out_order=nchw",
+            "shape=3x5x8x6,order=nchw,out_order=nchw",
+        ),
     ),
     "local_response_norm": Spec(
-        local_axes, local_norm, ("size=2x31x30,channels=65,order=nhwc,out_order=nhwc", "size=2x31x30,channels=33")
+        local_axes,
+        local_norm,
+        ("size=2x31x30,channels=65,order=nhwc,out_order=nhwc", "size=2x31x30,channels=33"),
+        corners=(_LAST,),
     ),
     "relu": Spec(elementwise_axes, activation, _MANY, signed=True),
     "relu6": Spec(elementwise_axes, activation, _MANY, signed=True),

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...kernels.problem import Problem
 from ..cases import Argument, Axes, Maker, Operand, numbers
-from .axes import EDGES, ORDER_AXIS, OUT_ORDERS, SIZES, AxisValues, Made, ToProblem
+from .axes import EDGES, ORDER_AXIS, OUT_ORDERS, SIZES, AxisValues, Made, ToProblem, same_order
 
 
 def batch_axes(direction: str) -> AxisValues:
@@ -54,7 +54,7 @@ def batch_norm(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made
         var = make.input("var", features, "positive", order, stat)
         return p, (x, scale, shift, mean, var, make.output("out", shape, a["out_order"])), ("x",)
     arguments = (
-        make.input("dout", shape, "normal:1"),
+        make.input("dout", shape, "normal:1", same_order(a)),
         x,
         scale,
         make.input("mean", features, "from mean", order, stat),
@@ -100,7 +100,8 @@ def local_norm(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made
     if direction == "forward":
         arguments: tuple[Argument, ...] = (x, make.output("out", shape, a["out_order"]))
     else:
-        arguments = make.input("dout", shape, "normal:1"), x, make.output("dx", shape, a["out_order"])
+        dout = make.input("dout", shape, "normal:1", same_order(a))
+        arguments = dout, x, make.output("dx", shape, a["out_order"])
     return problem((shape,), attrs=attrs), arguments, ("x",)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from . import pointer
 
 Image = tuple[int, int, int, int, int]
-Divisor = tuple[int, int, int]
+Divisor = tuple[int, int, int, int]
 
 
 def image(a: Any) -> Image:
@@ -20,11 +20,11 @@ def image(a: Any) -> Image:
 
 def divisor(by: int) -> Divisor:
     """A ``Divisor``. (By 0 nothing is ever divided.)"""
-    if by >= 1 << 31:
-        return by, 0, 31  # 0 for all that is not divided as 64 bits
     by = max(by, 1)
     shift = (by - 1).bit_length()
-    return by, -(-(1 << 32 + shift) // by) - (1 << 32), shift
+    factor64, factor = (-(-(1 << bits + shift) // by) - (1 << bits) for bits in (64, 32))
+    # With more than 31 bits in the shift a 32-bit number must give 0.
+    return by, factor64, factor if shift < 32 else 0, shift
 
 
 def width(*arrays: Any) -> int:

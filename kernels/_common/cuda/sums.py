@@ -8,7 +8,7 @@ from . import cut
 
 #: As in ``sums.cuh``.
 THREADS, PANEL = 256, 8
-#: Blocks, about: four for each multiprocessor of a large GPU.
+#: Blocks, about: a large GPU has 132 multiprocessors, and each a few blocks at once.
 BLOCKS = 512
 
 
@@ -26,16 +26,21 @@ def _power(n: int) -> int:
     return 1 << max(n - 1, 0).bit_length()
 
 
-def cut_matrix(rows: int, columns: int, matrices: int = 1, along_rows: bool = False) -> Cut:
-    """A cut for sums over ``rows``. With ``along_rows`` the rows of a column are beside each other in memory."""
+def cut_matrix(
+    rows: int, columns: int, matrices: int = 1, along_rows: bool = False, panel: int = PANEL, blocks: int = BLOCKS
+) -> Cut:
+    """A cut for sums over ``rows``, of which a thread has ``panel`` at once.
+
+    With ``along_rows`` the rows of a column are beside each other in memory.
+    """
     if along_rows:
-        lanes = THREADS // min(max(_power(cut(rows, PANEL)), 32), THREADS)
+        lanes = THREADS // min(max(_power(cut(rows, panel)), 32), THREADS)
     else:
         lanes = min(_power(columns), 32)
-        while lanes > 8 and matrices * cut(columns, lanes) < BLOCKS // 2 and rows > PANEL * THREADS // lanes:
+        while lanes > 8 and matrices * cut(columns, lanes) < blocks // 2 and rows > panel * THREADS // lanes:
             lanes //= 2
     tiles = cut(columns, lanes)
-    step = PANEL * THREADS // lanes
-    chunks = max(min(cut(rows, step), BLOCKS // max(tiles * matrices, 1)), 1)
+    step = panel * THREADS // lanes
+    chunks = max(min(cut(rows, step), blocks // max(tiles * matrices, 1)), 1)
     chunk = cut(cut(rows, chunks), step) * step
     return Cut(lanes, tiles, max(chunk, 1), max(cut(rows, max(chunk, 1)), 1))
