@@ -246,9 +246,9 @@ def cuda_missing(backend: str) -> str:
 
 def row_missing(row: Row) -> str:
     """Why this row cannot run here; empty where it can."""
-    if row.backend in HOST_BACKENDS:
-        return numba_missing() if row.backend == "numba" else level_missing(row.isa)
-    return cuda_missing(row.backend)
+    if row.backend.startswith("cuda"):
+        return cuda_missing(row.backend)
+    return numba_missing() if row.backend == "numba" else level_missing(row.isa)
 
 
 def available_levels() -> tuple[str, ...]:
