@@ -64,6 +64,11 @@ def number_of(a: Any) -> int:
     return int(a.data.device_id)
 
 
+def place_of(a: Any) -> int | None:
+    """The device of a CuPy array; None for others."""
+    return number_of(a) if is_device(a) else None
+
+
 def device_of(a: Any) -> str:
     """Where an array is: ``"cpu"`` or ``"cuda:0"``."""
     return f"cuda:{number_of(a)}" if is_device(a) else "cpu"
