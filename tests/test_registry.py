@@ -47,7 +47,8 @@ def test_rows_are_distinct_and_well_formed():
         module, name = row.target.split(":")
         assert name == f"{row.op}_{row.direction}" or name.startswith(f"{row.op}_{row.direction}_")
         assert module.startswith("fastdl.kernels.")
-        file = {"numpy": "reference", "numba": "_numba", "cython": f"_cython_{row.isa}"}[row.backend]
+        cuda = {"cuda": "_cuda", "cuda-emulated": "_cuda"}
+        file = {"numpy": "reference", "numba": "_numba", "cython": f"_cython_{row.isa}", **cuda}[row.backend]
         assert module.rpartition(".")[2] == file
 
 
@@ -58,7 +59,9 @@ def test_every_op_has_one_reference_and_each_level_of_each_algorithm(op, directi
     assert len(references) == 1
     assert len([row for row in rows if row.backend == "numba"]) == 1
     for algorithm in {row.algorithm for row in rows if row.backend == "cython"}:
-        assert {row.isa for row in rows if row.algorithm == algorithm} == set(LEVELS)
+        assert {row.isa for row in rows if (row.algorithm, row.backend) == (algorithm, "cython")} == set(LEVELS)
+    on_a_gpu, emulated = ({row.target for row in rows if row.backend == name} for name in ("cuda", "cuda-emulated"))
+    assert on_a_gpu == emulated
     for row in rows:
         assert set(row.storage) <= set(references[0].storage), "a kernel without its specification"
 
@@ -140,6 +143,8 @@ def test_the_choice_is_a_function_of_problem_backend_and_cap(op, direction, back
     if backend == "cython" and not COMPILED:
         pytest.skip("the compiled kernels are not built")
     if backend == "numba" and (reason := registry.numba_missing()):
+        pytest.skip(reason)
+    if backend.startswith("cuda") and (reason := registry.cuda_missing(backend)):
         pytest.skip(reason)
     if not any(row.backend == backend for row in rows_of(op, direction)):
         pytest.skip(f"there is no row of {backend}")
