@@ -1,4 +1,4 @@
-"""fastdl: compiled layers for hand-written convolutional networks on NumPy arrays.
+"""fastdl: compiled layers for hand-written convolutional networks on NumPy arrays, and on CuPy's.
 
 Importing this package imports no other; every name below is loaded at its first use.
 

@@ -231,8 +231,8 @@ def as_array(a: Any, what: str, beside: Any = None) -> Array:
 
 def expect_beside(op: str, name: str, a: Array, other_name: str, other: Array) -> None:
     """``TypeError`` unless both arrays are in one place."""
-    place, other_place = _device.device_of(a), _device.device_of(other)
-    if place != other_place:
+    if _device.place_of(a) != _device.place_of(other):
+        place, other_place = _device.device_of(a), _device.device_of(other)
         raise TypeError(
             f"{op}: {name} is {_device.description(a)} and {other_name} is {_device.description(other)}; move one of "
             f"them: fastdl.to_device({name}, {other_place!r}) or fastdl.to_device({other_name}, {place!r})"

@@ -10,13 +10,16 @@ from __future__ import annotations
 import ctypes
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .kernels import registry
 from .kernels._common.cuda.launch import device_memory, kept, pointer, uploaded
 from .kernels.registry import KernelError
+
+if TYPE_CHECKING:
+    from . import backend
 
 Shape = tuple[int, ...]
 
@@ -61,6 +64,11 @@ def number_of(a: Any) -> int:
     return int(a.data.device_id)
 
 
+def place_of(a: Any) -> int | None:
+    """The device of a CuPy array; None for others."""
+    return number_of(a) if is_device(a) else None
+
+
 def device_of(a: Any) -> str:
     """Where an array is: ``"cpu"`` or ``"cuda:0"``."""
     return f"cuda:{number_of(a)}" if is_device(a) else "cpu"
@@ -69,6 +77,34 @@ def device_of(a: Any) -> str:
 def description(a: Any) -> str:
     """An array's kind, for messages."""
     return f"a CuPy array on {device_of(a)}" if is_device(a) else "a NumPy array"
+
+
+# ---- which kernels ---------------------------------------------------------------------------------------------------
+
+
+def choice(a: Any, choice: backend.Choice) -> backend.Choice:
+    """``choice`` for the array ``a``: see ``backend.choice_for``."""
+    if not is_device(a):
+        return choice
+    import cupy
+
+    number, current_number = number_of(a), cupy.cuda.runtime.getDevice()
+    found = choice._siblings.get(("cuda", choice.cap, choice.conv, choice.tf32, number))
+    if found is not None and number == current_number and choice.backend in ("auto", "cuda"):
+        return found
+    if choice.backend not in ("auto", "cuda"):
+        raise KernelError(
+            f"the backend in use is {choice.backend!r}, and CuPy arrays run on 'cuda' alone: use 'auto' or 'cuda', or "
+            f"move the arrays with fastdl.to_device(array, 'cpu')"
+        )
+    if number != current_number:
+        raise KernelError(
+            f"the array is on cuda:{number} and the current device is cuda:{current_number}: call inside `with "
+            f"cupy.cuda.Device({number}):`, or move the array with fastdl.to_device(array, 'cuda:{current_number}')"
+        )
+    if reason := registry.cuda_missing("cuda"):
+        raise KernelError(f"CuPy arrays cannot be used: {reason}")
+    return choice.replace(backend="cuda", device=number)
 
 
 # ---- moving ---------------------------------------------------------------------------------------------------------

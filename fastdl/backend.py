@@ -181,33 +181,9 @@ def choice_for(a: Any) -> Choice:
     """
     if type(a) is _ndarray:
         return _choice.get() or _process_choice
-    return _device_choice(a, current())
-
-
-def _device_choice(a: Any, choice: Choice) -> Choice:
     from . import _device
 
-    if not _device.is_device(a):
-        return choice
-    import cupy
-
-    number, current_number = _device.number_of(a), cupy.cuda.runtime.getDevice()
-    found = choice._siblings.get(("cuda", choice.cap, choice.conv, choice.tf32, number))
-    if found is not None and number == current_number and choice.backend in ("auto", "cuda"):
-        return found
-    if choice.backend not in ("auto", "cuda"):
-        raise KernelError(
-            f"the backend in use is {choice.backend!r}, and CuPy arrays run on 'cuda' alone: use 'auto' or 'cuda', or "
-            f"move the arrays with fastdl.to_device(array, 'cpu')"
-        )
-    if number != current_number:
-        raise KernelError(
-            f"the array is on cuda:{number} and the current device is cuda:{current_number}: call inside `with "
-            f"cupy.cuda.Device({number}):`, or move the array with fastdl.to_device(array, 'cuda:{current_number}')"
-        )
-    if reason := missing("cuda"):
-        raise KernelError(f"CuPy arrays cannot be used: {reason}")
-    return choice.replace(backend="cuda", device=number)
+    return _device.choice(a, current())
 
 
 def get_backend() -> str:

@@ -150,6 +150,9 @@ class MemoryPointer:
         self.mem, self.ptr = mem, mem.ptr + offset
         self.device_id = mem.device_id
 
+    def __add__(self, offset: int) -> MemoryPointer:
+        return MemoryPointer(self.mem, self.ptr - self.mem.ptr + offset)
+
     def copy_from_host_async(self, mem: Any, size: int, stream: Any = None) -> None:
         if get_current_stream().is_capturing():
             raise CUDARuntimeError("the test forbids copies of host memory while a stream is capturing")
@@ -457,16 +460,6 @@ def launch_kernel(
     get_current_stream().do(step)
 
 
-def host_kernel(name: str, step: Any) -> None:
-    """Runs or records Python code in the place of a kernel that is not written yet."""
-
-    def run() -> None:
-        state.launches.append(name)
-        step()
-
-    get_current_stream().do(run)
-
-
 # ---- modules --------------------------------------------------------------------------------------------------------
 
 
@@ -483,8 +476,8 @@ def _set_device(number: int) -> None:
 
 def modules() -> dict[str, types.ModuleType]:
     """The modules by name, over a machine in its first state."""
-    global state
-    state = State()
+    global state, _pool
+    state, _pool = State(), MemoryPool()
     runtime = _module(
         "cupy.cuda.runtime",
         getDeviceCount=lambda: state.devices,

@@ -191,9 +191,9 @@ def test_check_prints_a_table(run):
         "status",
     ]
     rows = [line.split() for line in lines if line.startswith("relu")]
-    assert len(rows) == 10
+    assert len(rows) == 12
     assert [row for row in rows if row[2] == "numpy" and row[-1] == "passed"]
-    assert "10 rows: " in lines[-1]
+    assert "12 rows: " in lines[-1]
 
 
 def test_check_json_is_a_list_of_rows_and_nothing_else(run):

@@ -11,8 +11,7 @@ import pytest
 import fake_cupy
 import fastdl
 import fastdl.functional as F
-import stand_ins
-from fastdl import _array, _device, backend
+from fastdl import _array, _device, backend, check
 from fastdl.backend import KernelError
 from fastdl.kernels import registry
 
@@ -23,11 +22,43 @@ def channels_last(a):
     return np.ascontiguousarray(a.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
 
 
-# ---- the list of what waits -----------------------------------------------------------------------------------------
+# ---- every row ------------------------------------------------------------------------------------------------------
 
 
-def test_the_list_of_ops_without_kernels_is_up_to_date():
-    assert stand_ins.waiting() == stand_ins.WAITING, "a kernel has arrived: take its op off WAITING in stand_ins.py"
+@pytest.mark.parametrize("op", sorted({row.op for row in registry.TABLE if row.backend == "cuda"}))
+def test_cuda_rows_on_arrays_of_the_device(cupy, op):
+    rows = [row for row in registry.TABLE if (row.op, row.backend) == (op, "cuda")]
+    results = check.check(check.Selection(ops=(op,), backends=("cuda",), every=9))
+    assert len(results) == sum(len(row.storage) for row in rows)
+    assert all(result.status == "passed" and result.cases for result in results), results
+    assert fake_cupy.state.launches and fake_cupy.state.reads
+
+
+@pytest.mark.parametrize("name", ["cuda", "cuda-emulated"])
+def test_checks_of_cuda_rows_are_aligned_and_not(cupy, name):
+    row = next(row for row in registry.TABLE if row[:3] == ("relu", "forward", name))
+    plain = (
+        case
+        for case in check.cases.cases("relu", "forward", "float32")
+        if len(case.operands) == 2 and all(o.order == "nchw" and 0 not in o.shape for o in case.operands)
+    )
+    expectation = check.runner.Expectation(next(plain))
+    seen = []
+
+    def relu(problem, x, out, threads):
+        seen.append((_array.address(x) % 256, _array.address(out) % 256))
+        registry.load(row)(problem, x, out, threads)
+
+    expectation.check(row, relu)
+    assert seen[0] == (0, 0) and all(address % 16 for address in seen[1])
+
+    def beside(problem, x, out, threads):
+        memory = out.host if name == "cuda" else out
+        registry.load(row)(problem, x, out, threads)
+        np.lib.stride_tricks.as_strided(memory.view("u1"), (memory.nbytes + 1,), (1,))[-1] += 1
+
+    with pytest.raises(check.runner.Failure, match="wrote beside the memory of out"):
+        expectation.check(row, beside)
 
 
 # ---- moving ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import pytest
 import fake_cupy
 import fastdl.cli
 import fastdl.data
-import stand_ins
 from fastdl import backend
 from fastdl.data import Dataset
 
@@ -39,9 +38,8 @@ TRAIN = ("train", "--model", "simpleconvnet", "--epochs", 2, "--batch-size", 3, 
 
 
 @pytest.mark.parametrize("graph", ["--graph", "--no-graph"])
-def test_training_on_the_device(cupy, monkeypatch, few_digits, capsys, tmp_path, graph):
-    with stand_ins.installed(monkeypatch):
-        code, out, err = fastdl_command(capsys, *TRAIN, "--device", "cuda", graph, "--output", tmp_path)
+def test_training_on_the_device(cupy, few_digits, capsys, tmp_path, graph):
+    code, out, err = fastdl_command(capsys, *TRAIN, "--device", "cuda", graph, "--output", tmp_path)
     assert code == 0 and "on cuda:0" in out, err
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["settings"]["device"] == "cuda" and len(metrics["epochs"]) == 2
@@ -58,16 +56,14 @@ def test_wrong_devices_are_one_line(cupy, few_digits, capsys):
         assert code == 2 and err.startswith("fastdl: error: ") and message in err and err.count("\n") == 1
 
 
-def test_a_backend_of_numpy_arrays_is_one_line(cupy, monkeypatch, few_digits, capsys):
-    with stand_ins.installed(monkeypatch):
-        code, _, err = fastdl_command(capsys, *TRAIN, "--device", "cuda", "--backend", "numpy")
+def test_a_backend_of_numpy_arrays_is_one_line(cupy, few_digits, capsys):
+    code, _, err = fastdl_command(capsys, *TRAIN, "--device", "cuda", "--backend", "numpy")
     assert code == 2 and "the backend in use is 'numpy'" in err and err.count("\n") == 1
 
 
-def test_no_memory_is_one_line(cupy, monkeypatch, few_digits, capsys):
+def test_no_memory_is_one_line(cupy, few_digits, capsys):
     fake_cupy.state.total = 1 << 16
-    with stand_ins.installed(monkeypatch):
-        code, _, err = fastdl_command(capsys, *TRAIN, "--device", "cuda")
+    code, _, err = fastdl_command(capsys, *TRAIN, "--device", "cuda")
     assert code == 2 and "the GPU has no memory for another" in err and err.count("\n") == 1
 
 

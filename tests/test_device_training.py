@@ -9,20 +9,12 @@ import pytest
 
 import fake_cupy
 import fastdl
-import stand_ins
 from fastdl import backend, layers, models, optim
 from fastdl.backend import KernelError
 from fastdl.network import Sequential
 from fastdl.train import Progress, Trainer
 
 CONV = {"filter_num": 4, "filter_size": 3, "pad": 1, "stride": 1}
-
-
-@pytest.fixture
-def device(cupy, monkeypatch):
-    """The stand-in for CuPy, with rows for every op."""
-    with stand_ins.installed(monkeypatch):
-        yield cupy
 
 
 def deep(**options):
@@ -95,7 +87,7 @@ def same(a, b, tolerance=0.0):
 
 @pytest.mark.parametrize("kind", NETS)
 @pytest.mark.parametrize("labels", ["numbers", "column", "one-hot", "uint8"])
-def test_gradients_on_the_device(device, kind, labels, data):
+def test_gradients_on_the_device(cupy, kind, labels, data):
     x, t = data
     t = {"numbers": t, "column": t[:, None], "one-hot": np.eye(5)[t], "uint8": t.astype(np.uint8)}[labels]
     net = NETS[kind]()
@@ -108,11 +100,11 @@ def test_gradients_on_the_device(device, kind, labels, data):
     assert fake_cupy.state.reads == reads, "a step has read from the device"
     assert abs(float(found) - loss) < 1e-12
     for name, grad in grads.items():
-        assert type(grad) is device.ndarray and np.allclose(grad.host, wanted[name], rtol=1e-12, atol=1e-15), name
+        assert type(grad) is cupy.ndarray and np.allclose(grad.host, wanted[name], rtol=1e-12, atol=1e-15), name
 
 
 @pytest.mark.parametrize("kind", NETS)
-def test_accuracy_reads_one_number(device, kind, data):
+def test_accuracy_reads_one_number(cupy, kind, data):
     x, t = data
     net = NETS[kind]()
     with backend.use_backend("numpy"):
@@ -124,21 +116,21 @@ def test_accuracy_reads_one_number(device, kind, data):
     assert fake_cupy.state.reads == reads + 1
 
 
-def test_moving_keeps_what_is_shared_and_comes_back(device):
+def test_moving_keeps_what_is_shared_and_comes_back(cupy):
     w = np.ones((2, 2))
     net = Sequential([layers.Affine(w, None), layers.Affine(w, None)])
-    assert net.to("cuda").layers[0].W is net.layers[1].W and type(net.layers[0].W) is device.ndarray
+    assert net.to("cuda").layers[0].W is net.layers[1].W and type(net.layers[0].W) is cupy.ndarray
     net.to("cpu")
     assert type(net.layers[0].W) is np.ndarray and net.layers[0].dW is None
 
 
-def test_arrays_of_another_place_than_the_network(device, data):
+def test_arrays_of_another_place_than_the_network(cupy, data):
     net = deep(seed=1).to("cuda")
     with pytest.raises(TypeError, match="conv2d: x is a NumPy array and w is a CuPy array on cuda:0"):
         net.predict(data[0])
 
 
-def test_parameters_are_saved_and_loaded(device, tmp_path):
+def test_parameters_are_saved_and_loaded(cupy, tmp_path):
     net, other = WithNorm(seed=1).to("cuda"), WithNorm(seed=2)
     net.loss(fastdl.to_device(np.ones((2, 1, 8, 8)), "cuda"), fastdl.to_device([1, 2], "cuda"))
     net.save_params(tmp_path / "p.npz")
@@ -152,7 +144,7 @@ def test_parameters_are_saved_and_loaded(device, tmp_path):
     sequence.save(tmp_path / "s.npz")
     sequence.load(tmp_path / "s.npz")
     third.cast("float32")
-    assert third.params["W1"].dtype == np.float32 and type(third.params["W1"]) is device.ndarray
+    assert third.params["W1"].dtype == np.float32 and type(third.params["W1"]) is cupy.ndarray
 
 
 # ---- optimizers -----------------------------------------------------------------------------------------------------
@@ -160,7 +152,7 @@ def test_parameters_are_saved_and_loaded(device, tmp_path):
 
 @pytest.mark.parametrize("name", sorted(optim.BY_NAME))
 @pytest.mark.parametrize("decay", [0.0, 0.1])
-def test_optimizers_on_the_device(device, name, decay, rng):
+def test_optimizers_on_the_device(cupy, name, decay, rng):
     here = {"W1": rng.standard_normal((3, 4)), "b1": rng.standard_normal(4)}
     there = {key: fastdl.to_device(value, "cuda") for key, value in here.items()}
     ours, theirs = (optim.BY_NAME[name](weight_decay=decay) for _ in range(2))
@@ -177,7 +169,7 @@ def test_optimizers_on_the_device(device, name, decay, rng):
     assert all(np.allclose(there[key].host, value, rtol=1e-13) for key, value in here.items())
 
 
-def test_an_optimizer_takes_arrays_of_one_place(device):
+def test_an_optimizer_takes_arrays_of_one_place(cupy):
     params = {"W1": fastdl.to_device(np.ones(3), "cuda"), "b1": np.ones(3)}
     with pytest.raises(TypeError, match="update: b1 is a NumPy array and W1 is a CuPy array"):
         optim.SGD().update(params, {name: np.ones(3) for name in params})
@@ -192,7 +184,7 @@ def test_an_optimizer_takes_arrays_of_one_place(device):
 @pytest.mark.parametrize("kind", NETS)
 @pytest.mark.parametrize("graph", [True, False])
 @pytest.mark.parametrize("optimizer", ["Adam", "Momentum"])
-def test_training_gives_the_same_numbers_as_on_the_host(device, kind, graph, optimizer, data):
+def test_training_gives_the_same_numbers_as_on_the_host(cupy, kind, graph, optimizer, data):
     wanted = trained(NETS[kind](), data, optimizer=optimizer)
     found = trained(NETS[kind](), data, "cuda", optimizer=optimizer, graph=graph)
     same(wanted, found, 1e-9)
@@ -205,7 +197,7 @@ def test_training_gives_the_same_numbers_as_on_the_host(device, kind, graph, opt
     assert all(a == b for a, b in counted) and wanted.optimizer.iter == found.optimizer.iter
 
 
-def test_schedule_and_weight_decay_reach_a_replayed_step(device, data):
+def test_schedule_and_weight_decay_reach_a_replayed_step(cupy, data):
     options = {"schedule": lambda epoch: 0.01 / (1 + epoch), "weight_decay": 0.1, "optimizer": "SGD",
                "optimizer_param": {}}  # fmt: skip
     wanted, found = trained(deep(seed=3, dtype="float64"), data, **options), None
@@ -214,7 +206,7 @@ def test_schedule_and_weight_decay_reach_a_replayed_step(device, data):
     assert fake_cupy.state.graphs == 12
 
 
-def test_no_step_reads_from_the_device(device, data):
+def test_no_step_reads_from_the_device(cupy, data):
     reads = []
 
     class Listener(Progress):
@@ -225,7 +217,7 @@ def test_no_step_reads_from_the_device(device, data):
     assert len(reads) == 12 and len(set(reads[:6])) == 1 and len(set(reads[6:])) == 1
 
 
-def test_a_step_that_cannot_be_recorded_says_why_and_runs(device, data):
+def test_a_step_that_cannot_be_recorded_says_why_and_runs(cupy, data):
     np.random.seed(5)
     wanted = trained(deep(dtype="float64"), data)
     np.random.seed(5)
@@ -235,7 +227,7 @@ def test_a_step_that_cannot_be_recorded_says_why_and_runs(device, data):
     same(wanted, found, 1e-9)
 
 
-def test_new_parameters_are_noticed_by_a_recorded_step(device, data):
+def test_new_parameters_are_noticed_by_a_recorded_step(cupy, data):
     x, t = data
     trainer = Trainer(NETS["norm"](), x, t, x, t, epochs=9, mini_batch_size=11, verbose=False, device="cuda", seed=1)
     for _ in range(5):
@@ -253,7 +245,7 @@ def test_new_parameters_are_noticed_by_a_recorded_step(device, data):
     assert fake_cupy.state.graphs == 3
 
 
-def test_checkpoints_go_on_to_the_same_numbers(device, data, tmp_path):
+def test_checkpoints_go_on_to_the_same_numbers(cupy, data, tmp_path):
     whole = trained(NETS["norm"](), data, "cuda", epochs=4)
     x, t = data
     options = {"mini_batch_size": 4, "optimizer": "Adam", "verbose": False, "seed": 7, "device": "cuda"}
@@ -270,7 +262,7 @@ def test_checkpoints_go_on_to_the_same_numbers(device, data, tmp_path):
         assert np.array_equal(value.host, second.network.params[name].host), name
 
 
-def test_the_books_loop_on_the_device(device, data):
+def test_the_books_loop_on_the_device(cupy, data):
     np.random.seed(3)
     wanted = trained(NETS["norm"](), data, sampling="book", epochs=2)
     np.random.seed(3)
@@ -279,13 +271,13 @@ def test_the_books_loop_on_the_device(device, data):
     assert "sampling='book'" in found.graph_reason
 
 
-def test_images_of_bytes_become_numbers_on_the_device(device, rng):
+def test_images_of_bytes_become_numbers_on_the_device(cupy, rng):
     data = rng.integers(256, size=(12, 1, 8, 8)).astype(np.uint8), rng.integers(5, size=12)
     wanted = trained(NETS["deep"]("float32"), data, epochs=2)
     same(wanted, trained(NETS["deep"]("float32"), data, "cuda", epochs=2), 1e-4)
 
 
-def test_devices_that_a_trainer_cannot_use(device, data):
+def test_devices_that_a_trainer_cannot_use(cupy, data):
     x, t = data
     with pytest.raises(ValueError, match="no device 'cuda:3'"):
         Trainer(deep(seed=1), x, t, x, t, device="cuda:3")

@@ -62,8 +62,9 @@ def test_every_op_has_one_reference_and_each_level_of_each_algorithm(op, directi
         general = [row for row in rows if row.backend == backend and row.eligible is registry._always]
         assert general, f"no {backend} row takes every problem"
     for algorithm in {row.algorithm for row in rows if row.backend == "cython"}:
-        compiled = [row for row in rows if row.backend == "cython"]
-        assert {row.isa for row in compiled if row.algorithm == algorithm} == set(LEVELS)
+        assert {row.isa for row in rows if (row.algorithm, row.backend) == (algorithm, "cython")} == set(LEVELS)
+    on_a_gpu, emulated = ({row.target for row in rows if row.backend == name} for name in ("cuda", "cuda-emulated"))
+    assert on_a_gpu == emulated
     for row in rows:
         assert set(row.storage) <= set(references[0].storage), "a kernel without its specification"
 

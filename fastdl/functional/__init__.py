@@ -1,10 +1,14 @@
-"""Layers as functions of NumPy arrays: stateless, each with its gradient.
+"""Layers as functions of NumPy or CuPy arrays: stateless, each with its gradient.
 
 Four-dimensional arrays have the shape (N, C, H, W) and, where a function made them, channels-last memory (the strides
 of an (N, H, W, C) array), which is the order that the kernels read fastest; any other order, views, read-only and empty
 arrays are taken as well. A result has the dtype ``numpy.result_type`` of its main operands, a gradient the dtype of its
 tensor. Arrays are float32, float64, float16 or bfloat16 (halves are summed in float32 and rounded once); integers are
 converted, see :func:`fastdl.set_default_dtype`. Which kernel runs a call: :func:`fastdl.explain`.
+
+The arrays of a call are in one place, and so is the result: NumPy arrays run on the CPU, CuPy arrays (and what else is
+in CUDA memory, such as torch tensors) on their GPU, without waiting for it. Lists and numbers go where the arrays are;
+:func:`fastdl.to_device` moves arrays.
 """
 
 from __future__ import annotations

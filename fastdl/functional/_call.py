@@ -119,6 +119,8 @@ def one(
     a = as_array(a, f"{op}: {name}", beside)
     if beside is not None:
         expect_beside(op, name, a, beside_name, beside)
+    if type(a) is not _ndarray and a.dtype in FLOATS and (dtype is None or a.dtype == dtype):
+        return a  # CuPy's are aligned and in native byte order
     own = result_dtype(a, what=f"{op}: {name}")
     return prepare(a, own if dtype is None else dtype)
 
@@ -137,6 +139,8 @@ def two(a: Any, b: Any, op: str, names: str) -> tuple[Array, Array]:
     first, second = names.split()
     a, b = as_array(a, f"{op}: {first}", b), as_array(b, f"{op}: {second}", a)
     expect_beside(op, first, a, second, b)
+    if type(a) is not _ndarray and a.dtype in FLOATS and a.dtype == b.dtype:
+        return a, b
     result_dtype(a, what=f"{op}: {first}")
     result_dtype(b, what=f"{op}: {second}")
     dtype = result_dtype(a, b, what=f"{op}: {first} with {second}")

@@ -255,6 +255,41 @@ def compiled_emulation(name: str, text: str, defines: Mapping[str, str]) -> Path
 # ---- on a device ----------------------------------------------------------------------------------------------------
 
 
+def device_memory(shape: Sequence[int], dtype: np.dtype[Any], strides: Sequence[int] | None = None) -> Any:
+    """A new CuPy array on the current device. Raises ``MemoryError`` that says how much there is."""
+    import cupy
+
+    nbytes = math.prod(shape) * dtype.itemsize
+    try:
+        return cupy.ndarray(tuple(shape), dtype, cupy.cuda.alloc(nbytes), strides)
+    except cupy.cuda.memory.OutOfMemoryError as error:
+        free, total = cupy.cuda.runtime.memGetInfo()
+        free += cupy.get_default_memory_pool().free_bytes()
+        raise MemoryError(
+            f"the GPU has no memory for another {nbytes / 2**20:,.1f} MiB: {free / 2**20:,.1f} of its "
+            f"{total / 2**20:,.1f} MiB are free"
+        ) from error
+
+
+_of_graphs: list[Any] = []
+
+
+def kept(a: Any) -> Any:
+    """``a``, which is never freed if a graph that is being captured will read it."""
+    import cupy
+
+    if cupy.cuda.get_current_stream().is_capturing():
+        _of_graphs.append(a)
+    return a
+
+
+def uploaded(values: np.ndarray) -> Any:
+    """A copy of a C-contiguous array on the current device."""
+    out = device_memory(values.shape, values.dtype, values.strides)
+    out.data.copy_from_host_async(ctypes.c_void_p(pointer(values)), values.nbytes)
+    return out
+
+
 class _DeviceKernels(Kernels):
     def __init__(self, source: Source, variant: Variant) -> None:
         import cupy
@@ -321,41 +356,6 @@ class Device(Place):
                 self._tables.clear()
             found = self._tables[key] = uploaded(values)
         return kept(found)
-
-
-def device_memory(shape: Sequence[int], dtype: np.dtype[Any], strides: Sequence[int] | None = None) -> Any:
-    """A new CuPy array on the current device. Raises ``MemoryError`` that says how much there is."""
-    import cupy
-
-    nbytes = math.prod(shape) * dtype.itemsize
-    try:
-        return cupy.ndarray(tuple(shape), dtype, cupy.cuda.alloc(nbytes), strides)
-    except cupy.cuda.memory.OutOfMemoryError as error:
-        free, total = cupy.cuda.runtime.memGetInfo()
-        free += cupy.get_default_memory_pool().free_bytes()
-        raise MemoryError(
-            f"the GPU has no memory for another {nbytes / 2**20:,.1f} MiB: {free / 2**20:,.1f} of its "
-            f"{total / 2**20:,.1f} MiB are free"
-        ) from error
-
-
-_of_graphs: list[Any] = []
-
-
-def kept(a: Any) -> Any:
-    """``a``, which is never freed if a graph that is being captured will read it."""
-    import cupy
-
-    if cupy.cuda.get_current_stream().is_capturing():
-        _of_graphs.append(a)
-    return a
-
-
-def uploaded(values: np.ndarray) -> Any:
-    """A copy of a C-contiguous array on the current device."""
-    out = device_memory(values.shape, values.dtype, values.strides)
-    out.data.copy_from_host_async(ctypes.c_void_p(pointer(values)), values.nbytes)
-    return out
 
 
 @functools.cache
