@@ -74,7 +74,10 @@ def same(a, b, tolerance=0.0):
     for name, value in a.network.params.items():
         other = fastdl.to_device(b.network.params[name], "cpu")
         assert np.allclose(value, other, rtol=tolerance, atol=tolerance), name
-    assert np.allclose(a.train_loss_list, b.train_loss_list, rtol=max(tolerance, 1e-6)) and len(a.train_loss_list) == a.max_iter
+    assert (
+        np.allclose(a.train_loss_list, b.train_loss_list, rtol=max(tolerance, 1e-6))
+        and len(a.train_loss_list) == a.max_iter
+    )
     assert (a.train_acc_list, a.test_acc_list, a.final_test_acc) == (
         b.train_acc_list,
         b.test_acc_list,
