@@ -1,6 +1,6 @@
 """CUDA sources: what Python reads out of them, and that NVRTC takes them.
 
-``fastdl check --compile`` tries every one of their kernels for every architecture; here it is one variant of each source.
+``fastdl check --compile`` tries all of their kernels for all architectures; here it is one variant of each source.
 """
 
 from __future__ import annotations
