@@ -49,13 +49,14 @@ def test_training_gives_the_numbers_of_the_host(dtype, graph, rng):
         net = models.DeepConvNet(seed=3)
         options = {} if place == "cpu" else {"device": place, "graph": graph}
         trainer = Trainer(
-            net, x, t, x, t, epochs=2, mini_batch_size=10, optimizer="Adam", optimizer_param={"lr": 1e-3},
+            net, x, t, x, t, epochs=2, mini_batch_size=10, optimizer="SGD", optimizer_param={"lr": 0.01},
             verbose=False, seed=1, **options,
         )  # fmt: skip
         trainer.train()
         nets.append((net, trainer))
     (host, first), (there, second) = nets
-    tolerance = 1e-3 if dtype == "float32" else 1e-9  # twelve steps of Adam, which divides by small numbers
+    # Twelve steps; Adam's would divide by gradients that are all rounding.
+    tolerance = 1e-4 if dtype == "float32" else 1e-10
     assert np.allclose(first.train_loss_list, second.train_loss_list, rtol=tolerance)
     for name, value in host.params.items():
         assert np.allclose(value, fastdl.to_device(there.params[name], "cpu"), rtol=tolerance, atol=tolerance), name
