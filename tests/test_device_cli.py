@@ -93,3 +93,17 @@ def test_info_says_why_there_is_none(cupy, capsys):
     assert code == 0 and json.loads(out)["gpu"]["reason"] == "there is no CUDA device"
     assert "none that can be used" in fastdl_command(capsys, "info")[1]
     assert "cupy" in sys.modules
+
+
+def test_tf32_is_for_gpus(few_digits, capsys):
+    code, _, err = fastdl_command(capsys, "train", "--tf32")
+    assert code == 2 and "--tf32 goes with --device cuda" in err
+
+
+def test_training_with_tf32(cupy, few_digits, capsys, tmp_path):
+    options = ("train", "--model", "simpleconvnet", "--epochs", 1, "--batch-size", 3, "--dtype", "float32", "--tf32")
+    code, _, err = fastdl_command(capsys, *options, "--device", "cuda", "--output", tmp_path)
+    assert code == 0, err
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    kernels = {kernel["kernel"] for kernel in metrics["kernels"]}
+    assert metrics["settings"]["tf32"] and {"cuda/blocked_tf32", "cuda/implicit_gemm_tf32"} <= kernels

@@ -259,6 +259,14 @@ def train(
         bool,
         typer.Option("--graph/--no-graph", help="On a GPU, replay steps as CUDA graphs.", rich_help_panel="How"),
     ] = True,
+    tf32: Annotated[
+        bool,
+        typer.Option(
+            "--tf32",
+            help="On a GPU, multiply float32 numbers on its tensor cores, rounded to TF32 (11 bits of 24).",
+            rich_help_panel="How",
+        ),
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -304,6 +312,7 @@ def train(
             threads=threads,
             device=device,
             graph=graph,
+            tf32=tf32,
             output=output,
             resume=resume,
             quiet=quiet,

@@ -41,6 +41,7 @@ class Options(NamedTuple):
     threads: int | None
     device: str
     graph: bool
+    tf32: bool
     output: Path | None
     resume: bool
     quiet: bool
@@ -56,6 +57,10 @@ def run(options: Options) -> None:
     """Trains, reports, and writes the files of ``--output``."""
     if not (math.isfinite(options.lr) and math.isfinite(options.weight_decay)):
         raise UserError("--lr and --weight-decay must be finite numbers")
+    if options.tf32 and (options.device == "cpu" or options.dtype != "float32"):
+        raise UserError(
+            "--tf32 goes with --device cuda and --dtype float32: nothing else has TF32"
+        )
     if options.data_dir is not None and options.dataset != "mnist":
         raise UserError("--data-dir is for --dataset mnist: the digits are inside the package")
     if options.resume and options.output is None:
@@ -68,6 +73,8 @@ def run(options: Options) -> None:
                 stack.enter_context(backend.use_backend(options.backend))
             if options.threads is not None:
                 stack.enter_context(backend.threads(options.threads))
+            if options.tf32:
+                stack.enter_context(backend.tf32())
         _train(options)
 
 

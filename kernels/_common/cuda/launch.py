@@ -66,6 +66,8 @@ def missing(emulated: bool) -> str:
     if int(cupy.__version__.partition(".")[0]) < OLDEST_CUPY:
         return f"CuPy {cupy.__version__} is too old: fastdl needs {OLDEST_CUPY} or later"
     try:
+        if not cupy.cuda.runtime.driverGetVersion():
+            return "there is no NVIDIA driver here"
         found = cupy.cuda.runtime.getDeviceCount()
     except Exception as error:
         return f"no CUDA device can be used: {error}"
@@ -220,7 +222,7 @@ def cache_folder() -> Path:
 
 
 #: -O1: tests compile more than they run. No contraction: a kernel that needs an FMA says so.
-_FLAGS = ("-x", "c++", "-std=c++17", "-O1", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing",
+_FLAGS = ("-x", "c++", "-std=c++17", "-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing",
           "-fvisibility=default", "-shared", "-fPIC", "-w")  # fmt: skip
 
 _refused: dict[str, str] = {}  # what does not compile, so that it is not tried for each call
