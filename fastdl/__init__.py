@@ -40,6 +40,8 @@ if TYPE_CHECKING:
         set_conv_algorithm,
         set_default_dtype,
         set_num_threads,
+        set_tf32,
+        tf32,
         threads,
         use_backend,
     )
@@ -67,6 +69,8 @@ _SETTINGS = (
     "set_conv_algorithm",
     "set_default_dtype",
     "set_num_threads",
+    "set_tf32",
+    "tf32",
     "threads",
     "use_backend",
 )
@@ -86,6 +90,8 @@ __all__ = [
     "set_conv_algorithm",
     "set_default_dtype",
     "set_num_threads",
+    "set_tf32",
+    "tf32",
     "threads",
     "to_device",
     "train",

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import os
 import sys
 import warnings
@@ -30,11 +29,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from operator import index
-from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
+from . import _cpus
 from .kernels import registry
 from .kernels.problem import Problem
 from .kernels.registry import KernelError
@@ -311,57 +310,6 @@ def tf32(allowed: bool = True) -> Iterator[None]:
 # ---- threads --------------------------------------------------------------------------------------------------------
 
 
-def _cgroup_cpus(process: Path = Path("/proc/self/cgroup"), root: Path = Path("/sys/fs/cgroup")) -> float | None:
-    """CPUs that the control group of this process and its parents may use, or None where nothing limits them."""
-    try:
-        lines = process.read_text().splitlines()
-    except OSError:
-        return None
-    limits: list[float] = []
-    for line in lines:
-        _, _, rest = line.partition(":")
-        controllers, _, group = rest.partition(":")
-        names = controllers.split(",")
-        if controllers and "cpu" not in names:
-            continue
-        for mount in (root,) if not controllers else (root / controllers, root / "cpu"):
-            folder = mount / group.lstrip("/")
-            # A container may see the path of the host here, and its own group at the root of the mount.
-            for place in (folder, *folder.parents):
-                limit = _version_2_limit(place) if not controllers else _version_1_limit(place)
-                if limit is not None:
-                    limits.append(limit)
-                if place == mount:
-                    break
-    return min(limits, default=None)
-
-
-def _version_2_limit(folder: Path) -> float | None:
-    try:
-        quota, period = (folder / "cpu.max").read_text().split()
-        return None if quota == "max" else int(quota) / int(period)
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
-
-
-def _version_1_limit(folder: Path) -> float | None:
-    try:
-        quota = int((folder / "cpu.cfs_quota_us").read_text())
-        return None if quota <= 0 else quota / int((folder / "cpu.cfs_period_us").read_text())
-    except (OSError, ValueError, ZeroDivisionError):
-        return None
-
-
-def _available_cpus() -> int:
-    """CPUs that this process may run on: its affinity, and its control group's quota rounded up."""
-    try:
-        cpus = len(os.sched_getaffinity(0))
-    except AttributeError:  # not Linux
-        cpus = os.cpu_count() or 1
-    quota = _cgroup_cpus()
-    return max(1, cpus if quota is None else min(cpus, math.ceil(quota)))
-
-
 def _checked_threads(n: int, what: str) -> int:
     try:
         count = index(n)
@@ -375,7 +323,7 @@ def _checked_threads(n: int, what: str) -> int:
 def _environment_threads() -> int:
     text = os.environ.get("FASTDL_NUM_THREADS", "").strip()
     if not text:
-        return _available_cpus()
+        return _cpus.available()
     try:
         count = int(text)
     except ValueError:

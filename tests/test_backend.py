@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import fastdl
+from fastdl import _cpus
 from fastdl import backend as settings
 from fastdl import functional as F
 from fastdl.kernels import registry
@@ -343,18 +344,18 @@ def test_control_group_quota(tmp_path, lines, files, cpus):
     for name, text in files.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
-    assert settings._cgroup_cpus(process, root) == cpus
+    assert _cpus.cgroup_limit(process, root) == cpus
 
 
 def test_no_control_groups(tmp_path, monkeypatch):
-    assert settings._cgroup_cpus(tmp_path / "absent", tmp_path) is None
-    monkeypatch.setattr(settings, "_cgroup_cpus", lambda: 0.3)
-    assert settings._available_cpus() == 1
-    monkeypatch.setattr(settings, "_cgroup_cpus", lambda: 1e9)
+    assert _cpus.cgroup_limit(tmp_path / "absent", tmp_path) is None
+    monkeypatch.setattr(_cpus, "cgroup_limit", lambda: 0.3)
+    assert _cpus.available() == 1
+    monkeypatch.setattr(_cpus, "cgroup_limit", lambda: 1e9)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(7)), raising=False)
-    assert settings._available_cpus() == 7
-    monkeypatch.setattr(settings, "_cgroup_cpus", lambda: 2.5)
-    assert settings._available_cpus() == math.ceil(2.5)
+    assert _cpus.available() == 7
+    monkeypatch.setattr(_cpus, "cgroup_limit", lambda: 2.5)
+    assert _cpus.available() == math.ceil(2.5)
 
 
 # ---- default dtype, inference ---------------------------------------------------------------------------------------

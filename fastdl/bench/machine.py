@@ -44,12 +44,12 @@ def cpu() -> dict[str, Any]:
 
 def threads() -> dict[str, Any]:
     """How many threads kernels use, and why so many."""
-    from .. import backend
+    from .. import _cpus, backend
 
     count = backend.get_num_threads()
     machine = os.cpu_count() or 1
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else machine
-    quota = backend._cgroup_cpus()
+    quota = _cpus.cgroup_limit()
     if os.environ.get("FASTDL_NUM_THREADS", "").strip():
         why = "FASTDL_NUM_THREADS"
     elif quota is not None and math.ceil(quota) < affinity:
