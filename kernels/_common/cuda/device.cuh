@@ -311,7 +311,7 @@ DEVICE void copy_commit() {
 // Waits for this thread's copies but those of the last `open` groups.
 template <int open> DEVICE void copy_wait() {
 #if __CUDA_ARCH__ >= 800
-    asm volatile("cp.async.wait_group %0;" ::"n"(open));
+    asm volatile("cp.async.wait_group %0;" ::"n"(open) : "memory");
 #endif
 }
 #else
