@@ -1,7 +1,7 @@
 """Makes ``import fastdl`` work in a checkout that nobody has installed: scripts import this first.
 
-The package is ``fastdl/`` with ``kernels/`` as ``fastdl.kernels``. Where that is not installed, a temporary folder of
-symlinks has it in this form; without compiled kernels NumPy arrays run on the reference, and CuPy's as always.
+The package is ``fastdl/`` with ``kernels/`` as ``fastdl.kernels``. Where this checkout is not the one that is installed,
+a temporary folder of symlinks has it in this form; without compiled kernels NumPy arrays run on the reference, and CuPy's as always.
 (``FASTDL_NO_EXTENSIONS=1 pip install --no-build-isolation --no-deps -e .`` installs the same without a network.)
 """
 
@@ -31,15 +31,20 @@ def links(root: Path = ROOT) -> Path:
 
 
 def importable() -> None:
-    """Afterwards ``import fastdl`` works."""
+    """Afterwards ``import fastdl`` gives this checkout, unless another one is imported already."""
+    if "fastdl" in sys.modules:
+        return
     try:
-        importlib.import_module("fastdl")
+        found = importlib.import_module("fastdl").__file__
+        if Path(found or "").resolve() == ROOT / "fastdl" / "__init__.py":
+            return
     except ImportError:
-        for name in [name for name in sys.modules if name.partition(".")[0] == "fastdl"]:
-            del sys.modules[name]
-        sys.path.insert(0, str(links()))
-        importlib.invalidate_caches()
-        importlib.import_module("fastdl")
+        pass
+    for name in [name for name in sys.modules if name.partition(".")[0] == "fastdl"]:
+        del sys.modules[name]
+    sys.path.insert(0, str(links()))
+    importlib.invalidate_caches()
+    importlib.import_module("fastdl")
 
 
 importable()
