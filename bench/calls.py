@@ -27,6 +27,7 @@ from fastdl import functional as F
 from fastdl._array import empty
 from fastdl.bench import work
 from fastdl.bench.record import Check
+from fastdl.check.arrays import is_float
 from fastdl.check.cases import Case
 from fastdl.check.runner import Failure, compare
 from fastdl.check.tolerances import Habits, bounds, habits_of, windows
@@ -450,7 +451,7 @@ def _separable(layer: Layer, direction: str) -> dict[str, int]:
 
 
 def _wide(a: Any) -> Any:
-    return a.astype(np.float64, order="K") if a.dtype.kind == "f" else a
+    return a.astype(np.float64, order="K") if is_float(a.dtype) else a
 
 
 def _main(kernels: list[tuple[Problem, str, int]], op: str) -> tuple[Problem, str]:

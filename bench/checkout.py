@@ -1,7 +1,8 @@
 """Makes ``import fastdl`` work in a checkout that nobody has installed: scripts import this first.
 
-The package is ``fastdl/`` with ``kernels/`` as ``fastdl.kernels``. Where this checkout is not the one that is installed,
-a temporary folder of symlinks has it in this form; without compiled kernels NumPy arrays run on the reference, and CuPy's as always.
+The package is ``fastdl/`` with ``kernels/`` as ``fastdl.kernels``. Where this checkout is not the one that is
+installed, a temporary folder of symlinks has it in this form. Without compiled kernels NumPy arrays run on the
+reference, and CuPy's as always.
 (``FASTDL_NO_EXTENSIONS=1 pip install --no-build-isolation --no-deps -e .`` installs the same without a network.)
 """
 
