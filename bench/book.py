@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from layers import words
+from networks import words
 
 READER = Path(__file__).parent.parent / "tests" / "reader"
 PLAIN, OURS = "python", "fastdl run"

@@ -22,14 +22,17 @@ import numpy as np
 from suite import Layer
 
 import fastdl
-from fastdl import backend, optim
+from fastdl import backend, optim, to_device
 from fastdl import functional as F
 from fastdl._array import empty
 from fastdl.bench import work
 from fastdl.bench.record import Check
+from fastdl.check.arrays import is_float
 from fastdl.check.cases import Case
 from fastdl.check.runner import Failure, compare
-from fastdl.check.tolerances import Habits, bounds, habits_of
+from fastdl.check.tolerances import Habits, bounds, habits_of, windows
+from fastdl.functional._conv import fused_conv2d, fused_conv2d_pool
+from fastdl.functional._pointwise import mask_of_state
 from fastdl.kernels import registry
 from fastdl.kernels.problem import COMPUTE, Problem
 
@@ -39,10 +42,13 @@ PEER_SLACK = 8.0
 #: Here a peer starts from the logits, and adds the rounding of its own probabilities.
 CROSS_ENTROPY_SLACK = 64.0
 #: PyTorch keeps intermediate sums of some float16 operations in float16, whose roundoff is 2**13 of
-#: float32's: a slack of 8 becomes that.
-HALF_SLACK = 2.0**10
+#: float32's: a slack of 8 becomes that. bfloat16's is 2**16 of it.
+HALF_SLACK = {"float16": 2.0**10, "bfloat16": 2.0**13}
 COMPARED = 2**18
-AGAINST = "fastdl in float64, direct"
+#: Passes of a convolution with what follows it: bias and ReLU; and pooling by 2x2 windows.
+FUSED = ("forward_relu", "forward_relu_pool")
+#: Seed and step of a dropout's mask.
+MASK = (1, 0)
 
 
 def applies(layer: Layer, dtype: str) -> bool:
@@ -55,50 +61,74 @@ def applies(layer: Layer, dtype: str) -> bool:
 # ---- operands -------------------------------------------------------------------------------------------------------
 
 
-def _random(rng: np.random.Generator, shape: tuple[int, ...], dtype: str, scale: float = 1.0) -> np.ndarray:
-    """Normal values in an array as a layer hands it on: from a cache line's start on (as PyTorch's are too; NumPy's
-    begin 16 bytes behind one), four dimensions in channels-last memory."""
-    values = rng.standard_normal(shape, dtype=np.float64 if dtype == "float64" else np.float32)
-    values *= values.dtype.type(scale)
-    to = empty(shape, np.dtype(dtype), "nhwc" if len(shape) == 4 else "nchw")
-    to[...] = values
-    return to
+class Draw:
+    """Random values in host memory."""
+
+    def __init__(self) -> None:
+        self._rng = np.random.default_rng(0)
+
+    def image(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """Normal values in an array as a layer hands it on: from a cache line's start on (as PyTorch's are too; NumPy's
+        begin 16 bytes behind one), four dimensions in channels-last memory."""
+        values = self._rng.standard_normal(shape, dtype=np.float64 if dtype == "float64" else np.float32)
+        to = empty(shape, np.dtype(dtype), "nhwc" if len(shape) == 4 else "nchw")
+        to[...] = values
+        return to
+
+    def parameter(self, shape: tuple[int, ...], dtype: str, scale: float = 1.0) -> Any:
+        """Normal values times ``scale`` in C order."""
+        return (self._rng.standard_normal(shape) * scale).astype(dtype)
+
+    def factors(self, count: int, dtype: str) -> Any:
+        """Values from 0.5 to 1.5."""
+        return self._rng.uniform(0.5, 1.5, count).astype(dtype)
+
+    def labels(self, count: int, classes: int) -> Any:
+        """Class numbers."""
+        return self._rng.integers(0, classes, count)
+
+    def state(self, seed: int, step: int) -> Any:
+        """What a dropout's mask is drawn from, where a device wants it in its memory; None here."""
+        return None
 
 
-def operands(layer: Layer, direction: str, dtype: str) -> Arrays:
-    """The arrays that the pass reads, named as in the contract of its op."""
-    rng = np.random.default_rng(0)
-    compute = COMPUTE[dtype]
+def operands(layer: Layer, direction: str, dtype: str, draw: Draw | None = None) -> Arrays:
+    """The arrays that the pass reads, named as in the contract of its op; values that earlier passes make are made by
+    fastdl."""
+    draw = draw or Draw()
     found: Arrays = {}
     if layer.group == "optimizer":
         for i, shape in enumerate(layer.options["parameters"]):
-            found[f"p{i}"] = rng.standard_normal(shape).astype(dtype)
-            found[f"g{i}"] = rng.standard_normal(shape).astype(dtype)
+            found[f"p{i}"] = draw.parameter(shape, dtype)
+            found[f"g{i}"] = draw.parameter(shape, dtype)
         return found
     if layer.op == "concat":
         n, _, h, w = layer.shape
-        return {f"x{i}": _random(rng, (n, c, h, w), dtype) for i, c in enumerate(layer.options["parts"])}
+        return {f"x{i}": draw.image((n, c, h, w), dtype) for i, c in enumerate(layer.options["parts"])}
     if layer.op == "add":
-        return {"a": _random(rng, layer.shape, dtype), "b": _random(rng, layer.shape, dtype)}
-    x = _random(rng, layer.shape, dtype)
+        return {"a": draw.image(layer.shape, dtype), "b": draw.image(layer.shape, dtype)}
+    x = draw.image(layer.shape, dtype)
     if layer.op == "softmax_cross_entropy":
-        labels = rng.integers(0, layer.shape[1], layer.shape[0])
+        labels = draw.labels(layer.shape[0], layer.shape[1])
         if direction == "forward":
             return {"x": x, "labels": labels}
-        scale = np.array([1 / layer.shape[0]], compute)
+        scale = np.array([1 / layer.shape[0]], COMPUTE[dtype])
         return {"x": x, "probabilities": F.softmax_cross_entropy(x, labels)[1], "labels": labels, "scale": scale}
     found["x"] = x
     if layer.op in ("conv2d", "linear"):
         fan_in = math.prod(layer.weight[1:]) if layer.op == "conv2d" else layer.weight[0]
-        weight = rng.standard_normal(layer.weight) / math.sqrt(fan_in)
-        found["w"] = weight.astype(dtype)
+        found["w"] = draw.parameter(layer.weight, dtype, 1 / math.sqrt(fan_in))
+    if direction in FUSED:
+        found["b"] = draw.parameter(layer.weight[:1], dtype)
     if layer.op == "batch_norm":
-        gamma, beta = rng.uniform(0.5, 1.5, layer.shape[1]), rng.standard_normal(layer.shape[1])
-        found |= {"gamma": gamma.astype(dtype), "beta": beta.astype(dtype)}
+        gamma, beta = draw.factors(layer.shape[1], dtype), draw.parameter(layer.shape[1:2], dtype)
+        found |= {"gamma": gamma, "beta": beta}
         if direction != "forward":
-            _, found["mean"], found["var"] = F.batch_norm(x, found["gamma"], found["beta"])
+            _, found["mean"], found["var"] = F.batch_norm(x, gamma, beta)
+    if layer.op == "dropout" and (state := draw.state(*MASK)) is not None:
+        found["state"] = state
     if direction.startswith("backward"):
-        found["dout"] = _random(rng, layer.out_shape, dtype)
+        found["dout"] = draw.image(layer.out_shape, dtype)
         if layer.op == "max_pool2d":
             found["indices"] = F.max_pool2d(x, **layer.options, return_indices=True)[1]
         elif layer.op == "relu":
@@ -134,9 +164,27 @@ def _batch_norm_backward(o: Arrays, options: dict[str, Any]) -> Arrays:
     return dict(zip(("dx", "dgamma", "dbeta"), found, strict=True))
 
 
+def _conv2d_relu(o: Arrays, options: dict[str, Any]) -> Arrays:
+    return {"out": fused_conv2d(o["x"], o["w"], o["b"], *_geometry(options), None, True)}
+
+
+def _conv2d_relu_pool(o: Arrays, options: dict[str, Any]) -> Arrays:
+    """As ``fastdl.layers`` computes it: in one pass where a kernel can."""
+    found = fused_conv2d_pool(o["x"], o["w"], o["b"], *_geometry(options), True)
+    if found is not None:
+        return {"out": found[0], "pooled": found[1]}
+    out = _conv2d_relu(o, options)["out"]
+    return {"out": out, "pooled": F.max_pool2d(out, size=2, stride=2, return_indices=True)[0]}
+
+
+def _geometry(options: dict[str, Any]) -> tuple[Any, ...]:
+    return options["stride"], options["pad"], 1, options["groups"]
+
+
 def _dropout(o: Arrays, options: dict[str, Any]) -> Arrays:
-    ratio = options["ratio"]
-    return {"out": F.dropout(o["x"], F.dropout_mask(o["x"].shape, ratio, 1, 0), 1 / (1 - ratio))}
+    shape, ratio = o["x"].shape, options["ratio"]
+    mask = mask_of_state(shape, ratio, o["state"]) if "state" in o else F.dropout_mask(shape, ratio, *MASK)
+    return {"out": F.dropout(o["x"], mask, 1 / (1 - ratio))}
 
 
 def _cross_entropy(o: Arrays, options: dict[str, Any]) -> Arrays:
@@ -149,6 +197,8 @@ def _cross_entropy_backward(o: Arrays, options: dict[str, Any]) -> Arrays:
 
 OURS: dict[tuple[str, str], Ours] = {
     ("conv2d", "forward"): lambda o, options: {"out": F.conv2d(o["x"], o["w"], **options)},
+    ("conv2d", "forward_relu"): _conv2d_relu,
+    ("conv2d", "forward_relu_pool"): _conv2d_relu_pool,
     ("conv2d", "backward_input"): _conv2d_backward("x", 0),
     ("conv2d", "backward_weight"): _conv2d_backward("w", 1),
     ("linear", "forward"): lambda o, options: {"out": F.linear(o["x"], o["w"])},
@@ -234,54 +284,52 @@ class Ran(NamedTuple):
 class Prepared:
     """One pass of a layer, with its arrays."""
 
-    def __init__(self, layer: Layer, direction: str, dtype: str) -> None:
+    against = "fastdl in float64, direct"
+
+    def __init__(self, layer: Layer, direction: str, dtype: str, given: Arrays | None = None) -> None:
         self.layer, self.direction, self.dtype = layer, direction, dtype
-        self.operands = operands(layer, direction, dtype)
+        self.operands = operands(layer, direction, dtype) if given is None else given
         self._expected: Arrays | None = None
         self._inputs: Arrays = {}
         self._bounds: dict[Habits, Mapping[str, Any]] = {}
         self._problem: Problem | None = None
-        self._axes = _separable(layer, direction)
+        self._axes, self._further = _separable(layer, direction), _further(layer, direction)
 
     # -- participants --
 
     def ours(self, settings: Settings) -> Ran:
         """fastdl's first call, compared with the expectation."""
-        if self.layer.group == "optimizer":
-            call, outputs_of = _optimizer(self.layer, self.operands)
-        else:
-            run, given, options = OURS[self.layer.op, self.direction], self.operands, self.layer.options
-
-            def call() -> Any:
-                return run(given, options)
-
-            def outputs_of(result: Any) -> Arrays:
-                return result
-
+        call, outputs_of = calls_of(self.layer, self.direction, self.operands)
         with settings.context(), fastdl.explain() as log:
             begin = time.perf_counter()
             outputs = outputs_of(call())
             first = time.perf_counter() - begin
-        kernels = log.kernels()
-        problem, label = _main(kernels, self.layer.op)
-        self._problem = problem
-        row = next(r for r in registry.TABLE if (r.op, r.direction, r.label) == (problem.op, problem.direction, label))
+        return self.ran(call, outputs, log.kernels(), first)
+
+    def ran(self, call: Callable[[], Any], outputs: Arrays, kernels: list[tuple[Problem, str, int]], first: float):
+        """What fastdl's first call showed, in so many seconds; its outputs are compared."""
+        row = self.knows(kernels)
         check = self._check(outputs, habits_of(row), 1.0)
         total = work.Work(0, 0)
         for p, _, count in kernels:
             for _ in range(count):
                 total += work.of(p)
         names = tuple(f"{p.op} {p.direction}: {label}" for p, label, _ in kernels)
-        return Ran(call, check, names, problem, total, first)
+        return Ran(call, check, names, self._problem, total, first)
 
-    def peer(self, call: Callable[[], Any], outputs_of: Callable[[Any], Arrays]) -> Ran:
+    def knows(self, kernels: list[tuple[Problem, str, int]]) -> registry.Row:
+        """Of the kernels that ran, the row that does what the op is named after; its problem is that of this pass."""
+        problem, label = _main(kernels, self.layer.op)
+        self._problem = problem
+        return next(r for r in registry.TABLE if (r.op, r.direction, r.label) == (problem.op, problem.direction, label))
+
+    def peer(self, call: Callable[[], Any], outputs_of: Callable[[Any], Arrays], tf32: bool = False) -> Ran:
         """A peer's first call, compared with the expectation; after ``ours``."""
         assert self._problem is not None
         reference = next(r for r in registry.TABLE if r[:3] == (self._problem.op, self._problem.direction, "numpy"))
-        habits = habits_of(reference)._replace(blocks=None)
+        habits = habits_of(reference)._replace(blocks=None, tf32=tf32)
         slack = CROSS_ENTROPY_SLACK if self._problem.op == "softmax_cross_entropy" else PEER_SLACK
-        if self.dtype == "float16":
-            slack *= HALF_SLACK
+        slack *= HALF_SLACK.get(self.dtype, 1.0)
         outputs = outputs_of(call())
         if "dropped" in outputs:
             return Ran(call, self._kept(outputs["dropped"]))
@@ -292,12 +340,19 @@ class Prepared:
     def _part(self, name: str, a: np.ndarray) -> np.ndarray:
         """What is compared of an operand or output."""
         axis = self._axes.get("param" if self.layer.group == "optimizer" else name)
-        if axis is None:
-            return a
-        size = a.shape[axis]
         every = max(b.size for b in self.operands.values())
-        count = max(2, int(size * COMPARED / every))
-        return a if count >= size else a.take(np.linspace(0, size - 1, count).astype(int), axis)
+        left, part = float(every), a
+        if axis is not None and not (name == "b" and self.direction in FUSED):
+            size = a.shape[axis]
+            count = max(2, int(size * COMPARED / every))
+            if count < size:
+                part = _spread(a, axis, count)
+                left = every * count / size if self.layer.op in CHANNELWISE else left
+        second = self._further.get(name)
+        if second is not None and a.ndim == 4:
+            count = max(2, int(a.shape[second] * COMPARED / left))
+            part = part if count >= a.shape[second] else _spread(part, second, count)
+        return part
 
     def _kept(self, values: np.ndarray) -> Check:
         """Dropout with a mask of the peer's own: what remains is right, and as much as it should be."""
@@ -310,10 +365,8 @@ class Prepared:
 
     def _reference(self, inputs: Arrays) -> Arrays:
         with backend.conv_algorithm("direct"), np.errstate(all="ignore"):
-            if self.layer.group == "optimizer":
-                call, outputs_of = _optimizer(self.layer, inputs)
-                return outputs_of(call())
-            return OURS[self.layer.op, self.direction](inputs, self.layer.options)
+            call, outputs_of = calls_of(self.layer, self.direction, inputs)
+            return outputs_of(call())
 
     def _expectation(self) -> Arrays:
         if self._expected is None:
@@ -338,6 +391,8 @@ class Prepared:
             found = dict(bounds(case, inputs, self._expectation(), self._reference, habits))
             if "losses" in found:  # F returns their mean, summed in float64
                 found["loss"] = np.asarray(found["losses"].mean())
+            if "pooled" in self._expectation():
+                found["pooled"] = windows(np.broadcast_to(found["out"], self._expectation()["out"].shape)).max(-1)
             self._bounds[habits] = found
         return self._bounds[habits]
 
@@ -345,7 +400,7 @@ class Prepared:
         """The worst element of all outputs; ``Failure`` where it is wrong."""
         expected = self._expectation()
         allowed = self._bound(habits)
-        worst = Check(0.0, 0.0, AGAINST)
+        worst = Check(0.0, 0.0, self.against)
         ratio = -1.0
         for name, values in outputs.items():
             if name not in allowed:
@@ -353,10 +408,28 @@ class Prepared:
             part = self._part(name, np.asarray(values))
             deviation = compare(part, expected[name], slack * np.asarray(allowed[name]), name)
             if deviation.ratio > ratio:
-                ratio, worst = deviation.ratio, Check(deviation.error, deviation.tolerance, AGAINST)
+                ratio, worst = deviation.ratio, Check(deviation.error, deviation.tolerance, self.against)
         if ratio < 0:
             raise Failure(f"{', '.join(outputs)}: nothing of this was compared")
         return worst
+
+
+#: Ops that do the same in each channel of (N, C, H, W).
+CHANNELWISE = ("max_pool2d", "avg_pool2d", "global_avg_pool2d", "relu", "add", "cast")
+
+
+def _further(layer: Layer, direction: str) -> dict[str, int]:
+    """A second axis of that kind, where two whole images are much to compare."""
+    if layer.op in CHANNELWISE:
+        return dict.fromkeys(("x", "dout", "y", "indices", "a", "b", "out", "dx"), 1)
+    if layer.op == "conv2d" and direction == "backward_weight" and layer.options["groups"] == 1:
+        return {"x": 1, "w": 1, "dw": 1}
+    return {}
+
+
+def _spread(a: np.ndarray, axis: int, count: int) -> np.ndarray:
+    """``count`` entries along ``axis``, the first and the last among them."""
+    return a.take(np.linspace(0, a.shape[axis] - 1, count).astype(int), axis)
 
 
 def _separable(layer: Layer, direction: str) -> dict[str, int]:
@@ -374,11 +447,11 @@ def _separable(layer: Layer, direction: str) -> dict[str, int]:
             return {"dout": 1, "w": 1, "dw": 1}
         return {"dout": 1, "w": 0, "dw": 0} if layer.options["groups"] == 1 else {}
     parts = [f"x{i}" for i in range(len(layer.options.get("parts", ())))]
-    return dict.fromkeys(("x", "dout", "y", "indices", "a", "b", "out", "dx", *parts), 0)
+    return dict.fromkeys(("x", "dout", "y", "indices", "a", "b", "out", "pooled", "dx", *parts), 0)
 
 
 def _wide(a: Any) -> Any:
-    return a.astype(np.float64, order="K") if a.dtype.kind == "f" else a
+    return a.astype(np.float64, order="K") if is_float(a.dtype) else a
 
 
 def _main(kernels: list[tuple[Problem, str, int]], op: str) -> tuple[Problem, str]:
@@ -408,13 +481,20 @@ KINDS: dict[str, Callable[[], optim.Optimizer]] = {
 }
 
 
-def _optimizer(layer: Layer, given: Arrays) -> tuple[Callable[[], Any], Callable[[Any], Arrays]]:
-    """Steps on copies of the parameters."""
-    names = [name for name in given if name.startswith("p")]
-    params = {name: given[name].copy() for name in names}
-    grads = {name: given["g" + name[1:]] for name in names}
+def calls_of(layer: Layer, direction: str, given: Arrays) -> tuple[Callable[[], Any], Callable[[Any], Arrays]]:
+    """fastdl's call of a pass, and its outputs by name from what it returns. Optimizers step on copies."""
+    if layer.group == "optimizer":
+        return steps(layer, {name: a.copy() if name.startswith("p") else a for name, a in given.items()})
+    run, options = OURS[layer.op, direction], layer.options
+    return lambda: run(given, options), lambda result: result
+
+
+def steps(layer: Layer, given: Arrays) -> tuple[Callable[[], Any], Callable[[Any], Arrays]]:
+    """Steps on the parameters themselves."""
+    params = {name: a for name, a in given.items() if name.startswith("p")}
+    grads = {name: given["g" + name[1:]] for name in params}
     optimizer = KINDS[layer.op]()
-    return lambda: optimizer.update(params, grads), lambda _: {name: a.copy() for name, a in params.items()}
+    return lambda: optimizer.update(params, grads), lambda _: {name: to_device(a, "cpu") for name, a in params.items()}
 
 
 def _state(layer: Layer, inputs: Arrays) -> Arrays:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import suite
 from calls import Prepared, Ran, Settings, applies
+from networks import words
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -48,11 +49,6 @@ class Pass(NamedTuple):
     direction: str
     dtype: str
     threads: int
-
-
-def words(text: str) -> list[str]:
-    """A list with commas."""
-    return [word.strip() for word in text.split(",") if word.strip()]
 
 
 def arguments(command: Sequence[str] | None = None) -> argparse.Namespace:

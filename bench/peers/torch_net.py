@@ -1,4 +1,4 @@
-"""The networks in PyTorch on the CPU, written as its users write them: the peers to reach. Imports it only when used.
+"""The networks in PyTorch, written as its users write them: the peers to reach. Imports it only when used.
 
 ``BUILDERS`` has a function for each network of ``step.NETWORKS``; ``TorchNet`` trains one and takes over the weights of
 the same network of fastdl: its ``W1 b1 W2 b2 ...`` are those of the convolutions and dense layers in their order.
@@ -87,14 +87,23 @@ BUILDERS: dict[str, Callable[[], Any]] = {"deepconvnet": deepconvnet, "alexnet":
 class TorchNet:
     """A network for (N, C, H, W) images and integer labels (N,), in one memory format, with Adam in its fused form."""
 
-    def __init__(self, build: Callable[[], Any], channels_last: bool = False, dtype: str = "float32", seed: int = 0):
+    def __init__(
+        self,
+        build: Callable[[], Any],
+        channels_last: bool = False,
+        dtype: str = "float32",
+        seed: int = 0,
+        device: str = "cpu",
+        capturable: bool = False,
+    ):
         import torch
 
         torch.manual_seed(seed)
+        self.device = device
         self.dtype = getattr(torch, dtype)
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.net = build().to(dtype=self.dtype, memory_format=self.memory_format)
-        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.001, fused=True)
+        self.net = build().to(device=device, dtype=self.dtype, memory_format=self.memory_format)
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=0.001, fused=True, capturable=capturable)
 
     def _weighted(self) -> list[Any]:
         from torch import nn
@@ -119,13 +128,14 @@ class TorchNet:
     def _input(self, x: np.ndarray) -> Any:
         import torch
 
-        return torch.as_tensor(x, dtype=self.dtype).contiguous(memory_format=self.memory_format)
+        images = torch.as_tensor(x, dtype=self.dtype, device=self.device)
+        return images.contiguous(memory_format=self.memory_format)
 
-    def _loss(self, x: np.ndarray, t: np.ndarray) -> Any:
+    def _loss(self, x: Any, t: Any) -> Any:
         import torch
         import torch.nn.functional as F
 
-        return F.cross_entropy(self.net(self._input(x)), torch.as_tensor(t, dtype=torch.int64))
+        return F.cross_entropy(self.net(self._input(x)), torch.as_tensor(t, dtype=torch.int64, device=self.device))
 
     def predict(self, x: np.ndarray) -> np.ndarray:
         """Scores (N, classes), dropout off."""
@@ -133,7 +143,7 @@ class TorchNet:
 
         self.net.eval()
         with torch.inference_mode():
-            return self.net(self._input(x)).numpy()
+            return self.net(self._input(x)).cpu().numpy()
 
     def gradient(self, x: np.ndarray, t: np.ndarray) -> dict[str, np.ndarray]:
         """Gradients of the loss under fastdl's names and in its shapes. The network stays in the mode it is in."""
@@ -141,15 +151,19 @@ class TorchNet:
 
         modules = self._weighted()
         grads = torch.autograd.grad(self._loss(x, t), [p for m in modules for p in (m.weight, m.bias)])
-        arrays = [grad.numpy().T if grad.ndim == 2 else grad.numpy() for grad in grads]
+        arrays = [grad.cpu().numpy().T if grad.ndim == 2 else grad.cpu().numpy() for grad in grads]
         names = [f"{letter}{i}" for i in range(1, len(modules) + 1) for letter in "Wb"]
         return dict(zip(names, arrays, strict=True))
 
     def step(self, x: np.ndarray, t: np.ndarray) -> float:
         """One training step (forward, cross entropy, backward, Adam); gives the loss before the update."""
+        return self.unread_step(x, t).item()
+
+    def unread_step(self, x: Any, t: Any) -> Any:
+        """The same; the loss stays where the network is."""
         self.net.train()
         self.optimizer.zero_grad(set_to_none=True)
         loss = self._loss(x, t)
         loss.backward()
         self.optimizer.step()
-        return loss.item()
+        return loss.detach()

@@ -66,8 +66,10 @@ def peers(layer: Any, direction: str, operands: Arrays) -> Iterator[Peer]:
     import torch
 
     if layer.group == "optimizer":
-        yield "torch", *_optimizer(layer, operands, fused=False)
-        yield "torch fused", *_optimizer(layer, operands, fused=True)
+        for name, fused in (("torch", False), ("torch fused", True)):
+            copies = {key: torch.from_numpy(a.copy()) for key, a in operands.items()}
+            step, params = optimizer(layer, copies, fused=fused)
+            yield name, step, lambda _, params=params: {k: p.detach().numpy().copy() for k, p in params.items()}
         return
     for name, nchw in (
         (("torch channels_last", False), ("torch nchw", True)) if layer.op in FORMATTED else (("torch", False),)
@@ -75,7 +77,7 @@ def peers(layer: Any, direction: str, operands: Arrays) -> Iterator[Peer]:
         tensors = {key: _tensor(torch, a, nchw) for key, a in operands.items()}
         with torch.no_grad():
             call, names = CALLS[layer.op, direction](torch, tensors, layer.options)
-        yield name, _without_graph(torch, call), _namer(names)
+        yield name, without_graph(torch, call), namer(names, lambda tensor: tensor.numpy())
 
 
 def _tensor(torch: Any, a: np.ndarray, nchw: bool) -> Any:
@@ -86,7 +88,9 @@ def _tensor(torch: Any, a: np.ndarray, nchw: bool) -> Any:
     return tensor if nchw else tensor.contiguous(memory_format=torch.channels_last)
 
 
-def _without_graph(torch: Any, call: Callable[[], Any]) -> Callable[[], Any]:
+def without_graph(torch: Any, call: Callable[[], Any]) -> Callable[[], Any]:
+    """The call in ``no_grad``."""
+
     def run() -> Any:
         with torch.no_grad():
             return call()
@@ -94,10 +98,12 @@ def _without_graph(torch: Any, call: Callable[[], Any]) -> Callable[[], Any]:
     return run
 
 
-def _namer(names: tuple[str, ...]) -> Callable[[Any], Arrays]:
+def namer(names: tuple[str, ...], to_numpy: Callable[[Any], np.ndarray]) -> Callable[[Any], Arrays]:
+    """From what a call returns to arrays by name."""
+
     def outputs_of(result: Any) -> Arrays:
         parts = result if isinstance(result, (tuple, list)) else (result,)
-        return {name: part.detach().numpy() for name, part in zip(names, parts, strict=False) if name}
+        return {name: to_numpy(part.detach()) for name, part in zip(names, parts, strict=False) if name}
 
     return outputs_of
 
@@ -113,6 +119,31 @@ def _pair(value: Any) -> list[int]:
 
 def _conv2d(torch: Any, t: Arrays, o: Arrays) -> Made:
     return lambda: torch.nn.functional.conv2d(t["x"], t["w"], None, o["stride"], o["pad"], 1, o["groups"]), ("out",)
+
+
+def _conv2d_relu(torch: Any, t: Arrays, o: Arrays) -> Made:
+    """Three kernels: the convolution, its bias, the ReLU."""
+    conv2d = torch.nn.functional.conv2d
+    return lambda: conv2d(t["x"], t["w"], t["b"], o["stride"], o["pad"], 1, o["groups"]).relu_(), ("out",)
+
+
+def _conv2d_relu_pool(torch: Any, t: Arrays, o: Arrays) -> Made:
+    conv, _ = _conv2d_relu(torch, t, o)
+    pool = torch.ops.aten.max_pool2d_with_indices
+    return lambda: pool(conv(), [2, 2], [2, 2]), ("pooled",)
+
+
+def cudnn_relu(torch: Any, t: Arrays, o: Arrays) -> Made:
+    """cuDNN's own fusion of the three; CUDA only."""
+    fused, stride, pad = torch.cudnn_convolution_relu, _pair(o["stride"]), _pair(o["pad"])
+    return lambda: fused(t["x"], t["w"], t["b"], stride, pad, [1, 1], o["groups"]), ("out",)
+
+
+def cudnn_relu_pool(torch: Any, t: Arrays, o: Arrays) -> Made:
+    """The same, and pooling."""
+    conv, _ = cudnn_relu(torch, t, o)
+    pool = torch.ops.aten.max_pool2d_with_indices
+    return lambda: pool(conv(), [2, 2], [2, 2]), ("pooled",)
 
 
 def _conv2d_backward(*mask: bool) -> Callable[..., Made]:
@@ -245,6 +276,8 @@ def _cross_entropy_backward(torch: Any, t: Arrays, o: Arrays) -> Made:
 
 CALLS: dict[tuple[str, str], Callable[[Any, Arrays, Arrays], Made]] = {
     ("conv2d", "forward"): _conv2d,
+    ("conv2d", "forward_relu"): _conv2d_relu,
+    ("conv2d", "forward_relu_pool"): _conv2d_relu_pool,
     ("conv2d", "backward_input"): _conv2d_backward(True, False, False),
     ("conv2d", "backward_weight"): _conv2d_backward(False, True, False),
     ("linear", "forward"): _linear,
@@ -272,23 +305,24 @@ CALLS: dict[tuple[str, str], Callable[[Any, Arrays, Arrays], Made]] = {
 }
 
 
-def _optimizer(layer: Any, operands: Arrays, fused: bool) -> tuple[Callable[[], Any], Callable[[Any], Arrays]]:
-    """Steps on copies of the parameters, with gradients that stay.
+def optimizer(
+    layer: Any, tensors: Arrays, *, fused: bool, capturable: bool = False
+) -> tuple[Callable[[], Any], Arrays]:
+    """Steps on parameters with gradients that stay, and the parameters. ``capturable``: in a CUDA graph.
 
     eps of Adam stands beside the corrected root here and beside the uncorrected one in fastdl: in the first step,
     which is compared, 1e-7 there is this much here.
     """
     import torch
 
-    names = [name for name in operands if name.startswith("p")]
-    params = [torch.from_numpy(operands[name].copy()).requires_grad_() for name in names]
-    for name, param in zip(names, params, strict=True):
-        param.grad = torch.from_numpy(operands["g" + name[1:]])
+    params = {name: tensor.requires_grad_() for name, tensor in tensors.items() if name.startswith("p")}
+    for name, param in params.items():
+        param.grad = tensors["g" + name[1:]]
+    values = list(params.values())
     if layer.op == "adam":
-        optimizer: Any = torch.optim.Adam(params, lr=1e-3, eps=1e-7 / (1 - 0.999) ** 0.5, fused=fused or None)
+        eps = 1e-7 / (1 - 0.999) ** 0.5
+        found: Any = torch.optim.Adam(values, lr=1e-3, eps=eps, fused=fused or None, capturable=capturable)
     else:
         momentum = 0.9 if layer.op == "momentum" else 0.0
-        optimizer = torch.optim.SGD(params, lr=1e-3, momentum=momentum, fused=fused or None)
-    return optimizer.step, lambda _: {
-        name: param.detach().numpy().copy() for name, param in zip(names, params, strict=True)
-    }
+        found = torch.optim.SGD(values, lr=1e-3, momentum=momentum, fused=fused or None)
+    return found.step, params

@@ -12,8 +12,12 @@ and in each measurement, beside its own fields, figures derived from them so tha
     percent_of_peak                           gflops by the peak of its ISA level, compute dtype and threads
     percent_of_triad                          gbps by the triad's at as many bytes and as many threads
 
+On a GPU the ISA level is "cuda", the threads are 1, the peak of a dtype is that of PyTorch's matrix products ("tf32" is
+one), and the place of the triad is taken by copies on the device, whose rates count both arrays.
+
 ``load`` checks all of it: unknown and missing fields, types, and that the derived figures follow from the others. Units
-are seconds, bytes, floating-point operations. Fields may be added in a new version; what a field means never changes.
+are seconds, bytes, floating-point operations. Fields may be added in a new version, or with a default that files need
+not have (``Machine.gpu``); what a field means never changes.
 """
 
 from __future__ import annotations
@@ -36,6 +40,8 @@ from ..kernels.problem import COMPUTE
 from .stats import Summary, summary
 
 SCHEMA, VERSION = "fastdl-bench", 1
+#: The ISA level of what runs on a GPU.
+CUDA = "cuda"
 
 
 class RecordError(ValueError):
@@ -60,6 +66,7 @@ class Machine:
     versions: dict[str, str]  # python, numpy, fastdl, and peers that were loaded
     build: dict[str, str] | None  # compiler and threading of the extensions
     revision: str | None  # of the source tree, with "+" where it was changed
+    gpu: dict[str, Any] | None = None  # name, multiprocessors, clocks, memory, driver, ...: where one was measured
 
 
 @dataclass(frozen=True)
@@ -102,7 +109,7 @@ class Peaks:
 
     def gflops(self, isa: str, dtype: str, threads: int) -> float | None:
         """The peak for sums in the compute dtype of ``dtype``; None where it was not measured."""
-        compute = COMPUTE.get(dtype, dtype)
+        compute = dtype if isa == CUDA else COMPUTE.get(dtype, dtype)
         found = [p.best for p in self.fma if (p.isa, p.dtype, p.threads) == (isa, compute, threads)]
         return max(found, default=None)
 
@@ -217,6 +224,8 @@ class Record:
     def to_json(self) -> dict[str, Any]:
         """As JSON can express it."""
         own = dataclasses.asdict(self)
+        if self.machine.gpu is None:
+            del own["machine"]["gpu"]
         for entry, measurement in zip(own["measurements"], self.measurements, strict=True):
             entry |= measurement.figures(self.peaks)
         return {"schema": SCHEMA, "version": VERSION, **own}
@@ -329,6 +338,11 @@ def _decode_fields(kind: Any, value: Any, at: str) -> Any:
     prefix = f"{at}." if at else ""
     if unknown := sorted(set(value) - set(hints)):
         raise RecordError(f"{prefix}{unknown[0]} is no field of {kind.__name__}")
-    if missing := [name for name in hints if name not in value]:
+    given = {name: hint for name, hint in hints.items() if name in value or (kind, name) not in _ADDED}
+    if missing := [name for name in given if name not in value]:
         raise RecordError(f"{prefix}{missing[0]} is missing")
-    return kind(**{name: _decode(hint, value[name], prefix + name) for name, hint in hints.items()})
+    return kind(**{name: _decode(hint, value[name], prefix + name) for name, hint in given.items()})
+
+
+#: Fields that earlier files of this version do not have.
+_ADDED = {(Machine, "gpu")}
