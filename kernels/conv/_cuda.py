@@ -184,15 +184,15 @@ def conv2d_backward_bias(problem: Problem, dout: Any, db: Any, threads: int) -> 
         and channels * size % 16 == 0
         and in_pieces(pointer(dout), (dout.strides[0], *dout.strides[2:]))
     )
-    side = 8 * 16 // size if wide else 32
+    side = 8 * 16 // size
     # Chunks depend on the problem alone: they order the sum.
     chunk = max(512, cut(pixels * cut(channels, side), 4 * BLOCKS))
     chunks = cut(pixels, chunk)
     partial = gpu.scratch(chunks * channels * sums_dtype(problem.storage).itemsize)
     kernels.launch(
-        "bias_chunks_wide" if wide else "bias_chunks", (chunks, cut(channels, side)),
+        "bias_chunks", (chunks, cut(channels, side)),
         dout=pointer(dout), partial=pointer(partial), stride=elements(dout),
-        pixels=pixels, chunk=chunk, channels=channels, height=max(h, 1), width=max(w, 1),
+        pixels=pixels, chunk=chunk, channels=channels, height=max(h, 1), width=max(w, 1), wide=wide,
     )  # fmt: skip
     blocks = cut(channels * 32, 128)
     kernels.launch("bias_join", blocks, partial=pointer(partial), db=vector(db), channels=channels, chunks=chunks)

@@ -10,12 +10,13 @@ struct Bias {
     i64 stride[4]; // n, c, h, w
     i64 pixels, chunk;
     int channels, height, width;
+    int wide; // channels of a pixel are whole pieces of 16 bytes
 };
 
 // A block sums a chunk of pixels: threads side by side take neighbouring channels, V of them each, the others pixels. The
-// sums of a block's rows of threads are added in pairs.
-template <int V> DEVICE void chunk_sums(const Bias &a) {
-    constexpr int SIDE_BY_SIDE = V == 1 ? 32 : 8, ROWS = 256 / SIDE_BY_SIDE;
+// sums of a block's rows of threads are added in pairs. The same order whether the channels are read at once or one by one.
+KERNEL(bias_chunks, 256, 4, Bias) {
+    constexpr int V = 16 / sizeof(T), SIDE_BY_SIDE = 8, ROWS = 256 / SIDE_BY_SIDE;
     SHARED(S, sums, 256 * V);
     int x = THREAD % SIDE_BY_SIDE, y = THREAD / SIDE_BY_SIDE, c = (BLOCK_Y * SIDE_BY_SIDE + x) * V;
     i64 begin = i64(BLOCK_X) * a.chunk, end = least(a.pixels, begin + a.chunk);
@@ -25,12 +26,12 @@ template <int V> DEVICE void chunk_sums(const Bias &a) {
             i64 line = p / a.width, n = line / a.height;
             const T *at = a.dout + n * a.stride[0] + c * a.stride[1] + (line - n * a.height) * a.stride[2] +
                           (p - line * a.width) * a.stride[3];
-            if (V == 1) {
-                sum[0] += widen(*at);
-            } else {
+            if (a.wide) {
                 Pack<T> v = load<Pack<T>>(at);
                 UNROLL for (int i = 0; i < V; i++) sum[i] += widen(v.at[i]);
-            }
+            } else
+                UNROLL for (int i = 0; i < V; i++)
+                    if (c + i < a.channels) sum[i] += widen(at[i * a.stride[1]]);
         }
     }
     UNROLL for (int i = 0; i < V; i++) sums[THREAD * V + i] = sum[i];
@@ -39,12 +40,10 @@ template <int V> DEVICE void chunk_sums(const Bias &a) {
         if (y < half)
             UNROLL for (int i = 0; i < V; i++) sums[THREAD * V + i] += sums[(THREAD + half * SIDE_BY_SIDE) * V + i];
     }
-    if (y == 0 && c < a.channels)
-        UNROLL for (int i = 0; i < V; i++) a.partial[i64(BLOCK_X) * a.channels + c + i] = sums[THREAD * V + i];
+    if (y == 0)
+        UNROLL for (int i = 0; i < V; i++)
+            if (c + i < a.channels) a.partial[i64(BLOCK_X) * a.channels + c + i] = sums[THREAD * V + i];
 }
-
-KERNEL(bias_chunks, 256, 4, Bias) { chunk_sums<1>(a); }
-KERNEL(bias_chunks_wide, 256, 4, Bias) { chunk_sums<16 / sizeof(T)>(a); }
 
 struct BiasJoin {
     const S *partial;
