@@ -85,7 +85,7 @@ def test_what_there_is_no_time_for_is_named(emulated, tmp_path):
                "--stages", "layers"]  # fmt: skip
     assert gpu.main(command) == 0
     text = (tmp_path / "gpu.txt").read_text()
-    assert "left out for lack of time, 4 passes" in text and "deepconvnet/pool1 backward float32" in text
+    assert "# Left out for lack of time: 4 passes" in text and "deepconvnet/pool1 forward, backward" in text
     assert not record.load(tmp_path / "gpu.json").complete
 
 
