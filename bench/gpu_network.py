@@ -73,9 +73,9 @@ class OurTraining:
         self._precision, (x, t, x_test, t_test) = who.precision, data
         with backend.tf32(who.precision == "tf32"):
             self.trainer = Trainer(
-                NETWORKS[NAME].build("float32"), x, t, x_test, t_test, epochs=epochs, mini_batch_size=batch, optimizer="Adam",
-                optimizer_param={"lr": 0.001}, verbose=False, seed=0, device="cuda", graph=who.graph,
-                evaluate_sample_num_per_epoch=None if report else min(batch, len(x)),
+                NETWORKS[NAME].build("float32"), x, t, x_test, t_test, epochs=epochs, mini_batch_size=batch,
+                optimizer="Adam", optimizer_param={"lr": 0.001}, verbose=False, seed=0, device="cuda",
+                graph=who.graph, evaluate_sample_num_per_epoch=None if report else min(batch, len(x)),
             )  # fmt: skip
 
     @property
