@@ -341,18 +341,19 @@ class Prepared:
         """What is compared of an operand or output."""
         axis = self._axes.get("param" if self.layer.group == "optimizer" else name)
         every = max(b.size for b in self.operands.values())
-        left, part = float(every), a
         if axis is not None and not (name == "b" and self.direction in FUSED):
             size = a.shape[axis]
             count = max(2, int(size * COMPARED / every))
-            if count < size:
-                part = _spread(a, axis, count)
-                left = every * count / size if self.layer.op in CHANNELWISE else left
+            a = a if count >= size else _spread(a, axis, count)
         second = self._further.get(name)
-        if second is not None and a.ndim == 4:
-            count = max(2, int(a.shape[second] * COMPARED / left))
-            part = part if count >= a.shape[second] else _spread(part, second, count)
-        return part
+        if second is None or second >= a.ndim:
+            return a
+        # What the cut above leaves of the largest array; a gradient of filters is a sum over all its images.
+        images = self.layer.shape[0]
+        taken = 1.0 if self.direction == "backward_weight" else max(2, int(images * COMPARED / every)) / images
+        size = a.shape[second]
+        count = max(2, int(size * COMPARED / (every * min(taken, 1.0))))
+        return a if count >= size else _spread(a, second, count)
 
     def _kept(self, values: np.ndarray) -> Check:
         """Dropout with a mask of the peer's own: what remains is right, and as much as it should be."""
@@ -422,9 +423,13 @@ def _further(layer: Layer, direction: str) -> dict[str, int]:
     """A second axis of that kind, where two whole images are much to compare."""
     if layer.op in CHANNELWISE:
         return dict.fromkeys(("x", "dout", "y", "indices", "a", "b", "out", "dx"), 1)
-    if layer.op == "conv2d" and direction == "backward_weight" and layer.options["groups"] == 1:
-        return {"x": 1, "w": 1, "dw": 1}
-    return {}
+    if layer.op == "linear":
+        return {"forward": {"w": 1, "out": 1}, "backward_input": {"x": 1, "w": 0, "dx": 1}}.get(direction, {})
+    if layer.op != "conv2d" or layer.options["groups"] > 1:
+        return {}
+    if direction.startswith("backward"):
+        return dict.fromkeys(("x", "w", "dw", "dx"), 1)
+    return {"w": 0, "b": 0, "out": 1, "pooled": 1}
 
 
 def _spread(a: np.ndarray, axis: int, count: int) -> np.ndarray:

@@ -70,12 +70,12 @@ class OurTraining:
     """A Trainer's."""
 
     def __init__(self, who: Participant, data: tuple[Any, ...], batch: int, epochs: int, place: Place, report: bool):
-        self._precision, self._place = who.precision, place
+        self._precision, (x, t, x_test, t_test) = who.precision, data
         with backend.tf32(who.precision == "tf32"):
             self.trainer = Trainer(
-                NETWORKS[NAME].build("float32"), *data, epochs=epochs, mini_batch_size=batch, optimizer="Adam",
-                optimizer_param={"lr": 0.001}, verbose=False, seed=0, device="cuda", graph=who.graph,
-                evaluate_sample_num_per_epoch=None if report else min(batch, len(data[0])),
+                NETWORKS[NAME].build("float32"), x, t, x_test, t_test, epochs=epochs, mini_batch_size=batch,
+                optimizer="Adam", optimizer_param={"lr": 0.001}, verbose=False, seed=0, device="cuda",
+                graph=who.graph, evaluate_sample_num_per_epoch=None if report else min(batch, len(x)),
             )  # fmt: skip
 
     @property

@@ -76,10 +76,7 @@ class State:
     def text(self) -> str:
         """The tables."""
         assert self.record is not None
-        notes = list(dict.fromkeys(self.notes))
-        if self.left_out:
-            notes.append(f"left out for lack of time, {len(self.left_out)} passes: {'; '.join(self.left_out)}")
-        return gpu_tables.text_of(self.record, notes)
+        return gpu_tables.text_of(self.record, list(dict.fromkeys(self.notes)), self.left_out)
 
     def alive(self) -> None:
         """Tells whoever watches that something happens."""

@@ -169,7 +169,9 @@ def _kernel(m: Measurement) -> str:
 
 def class_table(record: Record) -> str:
     """Geometric means of the ratios beside the goals; the last column says how many ratios, and which is the lowest."""
-    found, taken, rows = lines(record), set(), []
+    found = lines(record)
+    taken: set[tuple] = set()
+    rows: list[list[str]] = []
 
     def row(name: str, dtype: str, some: list[Line], peer: str, first: str, far: str) -> None:
         ratios = [(ratio, line.ours) for line in some if (ratio := line.ratio(peer)) is not None]
@@ -216,20 +218,34 @@ def _is_ours(m: Measurement) -> bool:
     return m.participant.startswith("fastdl")
 
 
-def text_of(record: Record, notes: Sequence[str] = ()) -> str:
-    """All tables and what was left out."""
+def left_out_text(units: Sequence[str]) -> str:
+    """Passes by precision and layer; each is "layer pass precision"."""
+    found: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for unit in units:
+        layer, direction, precision = unit.rsplit(" ", 2)
+        found[precision][layer].append(direction)
+    return "\n".join(
+        f"{precision}: " + "; ".join(f"{layer} {', '.join(directions)}" for layer, directions in layers.items())
+        for precision, layers in found.items()
+    )
+
+
+def text_of(record: Record, notes: Sequence[str] = (), left_out: Sequence[str] = ()) -> str:
+    """All tables, what was left out, and the summary last."""
     emulated = any(m.settings.get("timed") == "emulated" for m in record.measurements)
     parts = ["# Machine", machine_text(record)]
     if emulated:
         parts.insert(0, "A dry run: the kernels were emulated on a CPU. Nothing here says how fast anything is.")
     if lines(record):
         parts += ["# Passes of layers, ratio = time of the fastest peer / fastdl's", pass_table(record, emulated)]
-        if not emulated:
-            parts += ["# Classes: geometric means of the ratios", class_table(record)]
+    if left_out:
+        parts += [f"# Left out for lack of time: {len(left_out)} passes", left_out_text(left_out)]
+    if notes:
+        parts += ["# Failed, not measured, noteworthy", "\n".join(notes)]
+    if lines(record) and not emulated:
+        parts += ["# Classes: geometric means of the ratios", class_table(record)]
     if any(m.suite == "networks" for m in record.measurements):
         parts += ["# Networks", network_table(record, emulated)]
-    if notes:
-        parts += ["# Left out, failed, noteworthy", "\n".join(notes)]
     return "\n\n".join(parts) + "\n"
 
 

@@ -85,7 +85,7 @@ def test_what_there_is_no_time_for_is_named(emulated, tmp_path):
                "--stages", "layers"]  # fmt: skip
     assert gpu.main(command) == 0
     text = (tmp_path / "gpu.txt").read_text()
-    assert "left out for lack of time, 4 passes" in text and "deepconvnet/pool1 backward float32" in text
+    assert "# Left out for lack of time: 4 passes" in text and "deepconvnet/pool1 forward, backward" in text
     assert not record.load(tmp_path / "gpu.json").complete
 
 
@@ -249,6 +249,28 @@ def test_graphs_are_replayed_on_operands_in_turns(gpu_place, name):
             assert m.settings["sets"] >= 2
         times = round(0.002 / (found[0].median * found[0].settings["sets"]))
         assert fake_cupy.state.graphs == graphs + 2 + gpu_layers.REPEATS * times
+
+
+def test_a_worker_on_a_device(gpu_place, tmp_path, monkeypatch):
+    import gpu
+    import gpu_device
+    import gpu_machine
+
+    monkeypatch.setattr(gpu_device, "Gpu", lambda: gpu_place)
+    monkeypatch.setattr(gpu_machine, "describe", lambda place: MACHINE)
+    monkeypatch.setattr(gpu_machine, "compile_all", lambda *args: 0.0)
+    monkeypatch.setattr(gpu_machine, "COPIES", (2**16,))
+    names = "memory/sgd_deepconvnet,memory/cross_entropy_digits"
+    options = gpu.arguments([str(tmp_path), "--worker", "--only", names, "--precisions", "float32,float16",
+                             "--stages", "layers"])  # fmt: skip
+    assert gpu.work(options) == 0
+    found = record.load(tmp_path / "gpu.json")
+    assert found.complete and len(found.measurements) == 2 + 4 + 4
+    text = (tmp_path / "gpu.txt").read_text()
+    assert "max-pool, batch norm, softmax, optimizer steps" in text and "Left out" not in text
+    assert json.loads((tmp_path / "state.json").read_text())["done"][0] == "compilation"
+    options.resume = True
+    assert gpu.work(options) == 0 and len(record.load(tmp_path / "gpu.json").measurements) == 10
 
 
 def test_what_cannot_be_captured_is_launched(gpu_place):
