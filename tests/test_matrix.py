@@ -84,7 +84,7 @@ from fastdl.check import Selection, check
 from fastdl.check.arrays import GuardedMemory
 def announce(done, total, case):
     print(case, flush=True)
-selection = Selection(ops=(sys.argv[1],), dtypes=("float32", "float16"), every=3)
+selection = Selection(ops=(sys.argv[1],), dtypes=("float32", "float16"), backends=tuple(sys.argv[3:]), every=3)
 results = check(selection, progress=announce, allocate=lambda: GuardedMemory(sys.argv[2] == "before"))
 assert results
 failed = [result for result in results if result.status in ("failed", "missing")]
@@ -93,10 +93,14 @@ sys.exit(f"{len(failed)} rows failed, first: {failed[0]}" if failed else 0)
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="guard pages need a POSIX system")
+@pytest.mark.parametrize("backends", ["", pytest.param("cuda-emulated", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("where", ["behind", "before"])
 @pytest.mark.parametrize("op", OPS)
-def test_no_kernel_touches_what_lies_beside_its_buffers(op, where):
+def test_no_kernel_touches_what_lies_beside_its_buffers(op, where, backends):
     """Every buffer ends (or begins) at a page that may not be touched: a crash, hence in a process of its own."""
-    done = subprocess.run([sys.executable, "-c", GUARDED, op, where], capture_output=True, text=True, check=False)
+    if backends and (reason := registry.cuda_missing(backends)):
+        pytest.skip(reason)
+    arguments = [sys.executable, "-c", GUARDED, op, where, *backends.split()]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
     last = done.stdout.split()[-1] if done.stdout else "nothing"
     assert done.returncode == 0, f"exit code {done.returncode} after {last}\n{done.stderr[-2000:]}"
