@@ -74,7 +74,10 @@ def same(a, b, tolerance=0.0):
     for name, value in a.network.params.items():
         other = fastdl.to_device(b.network.params[name], "cpu")
         assert np.allclose(value, other, rtol=tolerance, atol=tolerance), name
-    assert np.allclose(a.train_loss_list, b.train_loss_list, rtol=max(tolerance, 1e-6)) and len(a.train_loss_list) == a.max_iter
+    assert (
+        np.allclose(a.train_loss_list, b.train_loss_list, rtol=max(tolerance, 1e-6))
+        and len(a.train_loss_list) == a.max_iter
+    )
     assert (a.train_acc_list, a.test_acc_list, a.final_test_acc) == (
         b.train_acc_list,
         b.test_acc_list,
@@ -176,6 +179,28 @@ def test_an_optimizer_takes_arrays_of_one_place(cupy):
     params = {"W1": fastdl.to_device(np.ones(3), "cuda")}
     with pytest.raises(TypeError, match="update: the gradient of W1 is a NumPy array"):
         optim.SGD().update(params, {"W1": np.ones(3)})
+
+
+def test_unscale_on_the_device(cupy, rng):
+    """Two launches for all arrays of a dtype, and nothing is read."""
+    here = [rng.standard_normal(shape).astype(dtype) for shape in ((3, 40), (7,)) for dtype in ("float16", "float32")]
+    here[3][5] = np.nan
+    there = [fastdl.to_device(g, "cuda") for g in here]
+    scale = fastdl.to_device(np.array([8.0]), "cuda")
+    for factor in (8.0, scale):
+        with backend.use_backend("numpy"):
+            want = optim.unscale(here, 8.0)
+        reads = fake_cupy.state.reads
+        fake_cupy.state.launches.clear()
+        found = optim.unscale(there, factor)
+        assert fake_cupy.state.launches == ["unscale_clear", "unscale_step"] * 2
+        assert fake_cupy.state.reads == reads
+        assert type(found) is cupy.ndarray and found.host.tolist() == want.tolist() == [0, 1]
+        assert all(np.array_equal(t.host, h, equal_nan=True) for t, h in zip(there, here, strict=True))
+    with pytest.raises(TypeError, match="unscale: the gradient 1 is a NumPy array and the gradient 0 is a CuPy array"):
+        optim.unscale([there[0], here[0]], 8.0)
+    with pytest.raises(TypeError, match="unscale: scale is a CuPy array"):
+        optim.unscale(here, scale)
 
 
 # ---- training -------------------------------------------------------------------------------------------------------
