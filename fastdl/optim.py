@@ -12,19 +12,21 @@ float64, NumPy's or CuPy's; the states are where they are.
 ``weight_decay`` adds ``weight_decay * W`` to the gradient of each parameter whose name starts with W, before anything
 else: L2 regularisation of the weights alone, as in the book's ``MultiLayerNet(weight_decay_lambda=...)``.
 
+Where the loss was multiplied by a scale, as in mixed precision, :func:`unscale` takes that back before ``update``.
+
 ``lr`` and the other numbers may be assigned at any time. The states ``v``, ``h`` and ``m`` are None before the first
 update and then dicts of arrays, one for each parameter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
 from . import backend
-from ._array import as_array, empty, expect_beside, prepare
+from ._array import as_array, empty, expect_beside, float_dtype, prepare
 from ._device import Mirror, device_of, is_device, to_device
 from .kernels.device import _cuda as kernels
 from .kernels.problem import Problem
@@ -156,6 +158,48 @@ class Optimizer:
         for name, value in state.items():
             copied = {key: _host_copy(a) for key, a in value.items()} if isinstance(value, Mapping) else value
             setattr(self, name, copied)
+
+
+def unscale(grads: Mapping[str, Any] | Iterable[Any], scale: Any) -> np.ndarray:
+    """Multiplies gradients by ``1 / scale`` in place, and says whether one of them was infinite or NaN before.
+
+    ``grads`` holds NumPy or CuPy arrays of float32, float64, float16 or bfloat16, all in one place; an array that is
+    there twice is multiplied once. ``scale`` is a number, or a one-element array where they are, which is read there.
+    Each element is rounded once.
+
+    Returns an int32 array where the gradients are, 1 for an overflow and 0 for none: one element, or one for each dtype
+    in the order in which they come. Nothing waits for a device before somebody looks at it. Raises ``TypeError`` for
+    what is no such array and ``ValueError`` for one that is read-only, before anything is changed.
+    """
+    named = grads.items() if isinstance(grads, Mapping) else enumerate(grads)
+    calls: dict[str, dict[int, Any]] = {}
+    beside: Any = None
+    for name, grad in named:
+        what = f"unscale: the gradient {name!r}"
+        if not (isinstance(grad, np.ndarray) or is_device(grad)):
+            raise TypeError(f"{what} must be an array to be changed in place, not {type(grad).__name__}")
+        array = as_array(grad, what)
+        if float_dtype(array.dtype, f"unscale: the dtype of the gradient {name!r}") != array.dtype:
+            raise TypeError(f"{what} is not in native byte order")
+        if type(array) is _ndarray and not (array.flags.writeable and array.flags.aligned):
+            raise ValueError(f"{what} is {'not aligned' if array.flags.writeable else 'read-only'}")
+        if beside is None:
+            first, beside = name, array
+        expect_beside("unscale", f"the gradient {name!r}", array, f"the gradient {first!r}", beside)
+        calls.setdefault(array.dtype.name, {})[id(grad)] = array
+    factor = as_array(scale, "unscale: scale")
+    if factor.size != 1:
+        raise ValueError(f"unscale: scale must be one number, not {factor.size}")
+    if is_device(factor) and beside is not None:
+        expect_beside("unscale", "scale", factor, f"the gradient {first!r}", beside)
+    factor = prepare(factor, np.dtype(np.float64)).reshape(1)
+    overflow = empty((max(len(calls), 1),), np.int32, on=beside)
+    if not calls:
+        overflow[0] = 0
+    for i, (dtype, arrays) in enumerate(calls.items()):
+        problem = Problem("unscale", "step", tuple(a.shape for a in arrays.values()), dtype)
+        backend.run(problem, list(arrays.values()), factor, overflow[i : i + 1])
+    return overflow
 
 
 def _parameter(name: str, value: Any) -> np.ndarray:

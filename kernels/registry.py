@@ -229,6 +229,7 @@ TABLE: tuple[Row, ...] = tuple(
               workspace=_lazy(".optim:workspace")),
         _rows("optim", "adam", "step", "elementwise", storage=("float32", "float64"),
               workspace=_lazy(".optim:workspace")),
+        _rows("optim", "unscale", "step", "elementwise", workspace=_lazy(".optim:workspace")),
     )
     for row in rows
 )  # fmt: skip

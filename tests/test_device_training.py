@@ -181,6 +181,28 @@ def test_an_optimizer_takes_arrays_of_one_place(cupy):
         optim.SGD().update(params, {"W1": np.ones(3)})
 
 
+def test_unscale_on_the_device(cupy, rng):
+    """Two launches for all arrays of a dtype, and nothing is read."""
+    here = [rng.standard_normal(shape).astype(dtype) for shape in ((3, 40), (7,)) for dtype in ("float16", "float32")]
+    here[3][5] = np.nan
+    there = [fastdl.to_device(g, "cuda") for g in here]
+    scale = fastdl.to_device(np.array([8.0]), "cuda")
+    for factor in (8.0, scale):
+        with backend.use_backend("numpy"):
+            want = optim.unscale(here, 8.0)
+        reads = fake_cupy.state.reads
+        fake_cupy.state.launches.clear()
+        found = optim.unscale(there, factor)
+        assert fake_cupy.state.launches == ["unscale_clear", "unscale_step"] * 2
+        assert fake_cupy.state.reads == reads
+        assert type(found) is cupy.ndarray and found.host.tolist() == want.tolist() == [0, 1]
+        assert all(np.array_equal(t.host, h, equal_nan=True) for t, h in zip(there, here, strict=True))
+    with pytest.raises(TypeError, match="unscale: the gradient 1 is a NumPy array and the gradient 0 is a CuPy array"):
+        optim.unscale([there[0], here[0]], 8.0)
+    with pytest.raises(TypeError, match="unscale: scale is a CuPy array"):
+        optim.unscale(here, scale)
+
+
 # ---- training -------------------------------------------------------------------------------------------------------
 
 

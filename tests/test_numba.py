@@ -300,6 +300,23 @@ def test_the_bits_of_a_step_do_not_depend_on_the_threads(op, rng, monkeypatch):
     assert len(set(found)) == 1
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_unscale_does_not_depend_on_the_threads(dtype, rng, monkeypatch):
+    monkeypatch.setattr(tasks, "GRAIN", 1)
+    start = [rng.standard_normal(shape).astype(dtype) for shape in [(301,), (7, 41), ()]]
+    start.append(rng.standard_normal((20, 30)).astype(dtype).T[::2])
+    for broken in (None, *range(4)):
+        found = []
+        for threads in (1, 2, 5, 7):
+            grads = [g.copy(order="K") for g in start]
+            if broken is not None:
+                grads[broken][(-1,) * grads[broken].ndim] = np.inf
+            with fastdl.use_backend("numba"), fastdl.threads(threads):
+                assert optim.unscale(grads, 3.0).tolist() == [int(broken is not None)]
+            found.append(b"".join(g.tobytes() for g in grads))
+        assert len(set(found)) == 1
+
+
 def test_importing_fastdl_does_not_import_numba():
     program = "import sys, fastdl, fastdl.layers, fastdl.models; sys.exit('numba' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

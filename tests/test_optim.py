@@ -8,7 +8,7 @@ import pickle
 import numpy as np
 import pytest
 
-from fastdl.optim import BY_NAME, SGD, AdaGrad, Adam, Momentum, Nesterov, RMSprop
+from fastdl.optim import BY_NAME, SGD, AdaGrad, Adam, Momentum, Nesterov, RMSprop, unscale
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -212,3 +212,73 @@ def test_a_read_only_parameter_is_refused():
 
 def test_names():
     assert set(BY_NAME) == {"sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"}
+
+
+# ---- unscale --------------------------------------------------------------------------------------------------------
+
+
+def test_unscale_multiplies_in_place_and_finds_what_is_no_number():
+    grads = {"W1": normal(3, 4), "b1": normal(4), "empty": np.zeros((0, 2)), "s": np.array(3.0)}
+    before, arrays = copy.deepcopy(grads), dict(grads)
+    overflow = unscale(grads, 1024)
+    assert (overflow.shape, overflow.dtype, overflow[0]) == ((1,), np.int32, 0)
+    for name, g in grads.items():
+        assert g is arrays[name]
+        np.testing.assert_array_equal(g, before[name] / 1024)
+    grads["b1"][2] = np.inf
+    assert unscale(list(grads.values()), np.array([0.5])).tolist() == [1]
+    np.testing.assert_array_equal(grads["W1"], before["W1"] / 512)
+    assert grads["b1"][2] == np.inf
+    assert unscale(grads.values(), np.float32(2.0)).tolist() == [1]
+    assert unscale([], 2.0).tolist() == unscale({}, 2.0).tolist() == [0]
+
+
+def test_unscale_has_a_flag_for_each_dtype():
+    pytest.importorskip("ml_dtypes")
+    names = ("float16", "float32", "float16", "bfloat16", "float64")
+    grads = [np.full((2, 3), 3.0).astype(np.dtype(name) if name != "bfloat16" else bfloat16()) for name in names]
+    assert unscale(grads, 4.0).tolist() == [0, 0, 0, 0]
+    assert all((g == 0.75).all() for g in grads)
+    grads[2][1, 1] = np.nan
+    assert unscale(grads, 4.0).tolist() == [1, 0, 0, 0]
+    grads[4][0, 0] = -np.inf
+    assert unscale(grads, 4.0).tolist() == [1, 0, 0, 1]
+
+
+def bfloat16():
+    import ml_dtypes
+
+    return np.dtype(ml_dtypes.bfloat16)
+
+
+def test_unscale_takes_views_and_an_array_with_two_names_once():
+    base = normal(6, 8).astype(np.float32)
+    want = base.copy()
+    view = base[::2, ::-1].T
+    want[::2] /= 8
+    assert unscale({"W1": view, "W2": view}, 8.0).tolist() == [0]
+    np.testing.assert_array_equal(base, want)
+
+
+def read_only():
+    a = np.ones(2)
+    a.flags.writeable = False
+    return a
+
+
+@pytest.mark.parametrize(
+    ("bad", "scale", "error", "message"),
+    [
+        ([1.0], 2.0, TypeError, "'W2' must be an array .* not list"),
+        (np.float64(1.0), 2.0, TypeError, "'W2' must be an array .* not float64"),
+        (np.ones(2, int), 2.0, TypeError, "dtype of the gradient 'W2'.*int64"),
+        (np.ones(2, ">f8"), 2.0, TypeError, "'W2' is not in native byte order"),
+        (read_only(), 2.0, ValueError, "'W2' is read-only"),
+        (np.ones(2), [2.0, 3.0], ValueError, "scale must be one number, not 2"),
+    ],
+)
+def test_errors_of_unscale_come_before_any_change(bad, scale, error, message):
+    first = np.ones(3)
+    with pytest.raises(error, match=message):
+        unscale({"W1": first, "W2": bad}, scale)
+    assert (first == 1).all()

@@ -179,4 +179,5 @@ _COUNTS: dict[str, Callable[[Problem], Work]] = {
     "adagrad": _optimizer(7, 3, 2),
     "rmsprop": _optimizer(9, 3, 2),
     "adam": _optimizer(12, 4, 3),
+    "unscale": _optimizer(1, 1, 1),
 }

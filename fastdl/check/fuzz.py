@@ -164,6 +164,7 @@ DRAWS: dict[str, Draw] = {
     "first": _fraction(0.99),
     "second": _fraction(0.9999),
     # Adam's correction divides by 1 - beta**step
+    "unscale/scale": lambda rng: repr(2.0 ** rng.randint(-4, 24)) if rng.random() < 0.6 else _real(1e-3, 1e8)(rng),
     "adam/step": lambda rng: str(count(rng, 10**6, 0)),
 }
 

@@ -470,6 +470,13 @@ def _optimizer(call: Call) -> dict[str, Error]:
     return errors
 
 
+def _unscale(call: Call) -> dict[str, Error]:
+    """One rounding; and by how much that of 1 / scale to the compute dtype, which is known, has moved the product."""
+    by = 1.0 / call.inputs["scale"][0]
+    moved = abs(np.float64(by.astype(call.problem.compute)) - by)
+    return {name: moved * np.abs(call.inputs.get(name, np.zeros(()))) if moved else 0.0 for name in call.expected}
+
+
 _BOUNDS: dict[str, Callable[[Call], dict[str, Error]]] = {
     "im2col": _exact,
     "col2im": _col2im,
@@ -491,6 +498,7 @@ _BOUNDS: dict[str, Callable[[Call], dict[str, Error]]] = {
     "dropout": _dropout,
     "cast": _exact,
     **dict.fromkeys(("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"), _optimizer),
+    "unscale": _unscale,
 }
 
 

@@ -1,4 +1,5 @@
-"""sgd, momentum, nesterov, adagrad, rmsprop, adam: one step of an optimizer over a list of arrays, in place.
+"""sgd, momentum, nesterov, adagrad, rmsprop, adam: one step of an optimizer over a list of arrays, in place; and
+unscale, which makes gradients of a scaled loss ready for one.
 
 With parameter p, gradient g, learning rate lr and the states of the same shape (right sides: old values unless an
 earlier line has replaced them)::
@@ -36,6 +37,22 @@ grads, m, v, lr, step, threads)``
 * Each element depends on its own p, g and states alone, so NaN and infinity stay where they are. The root of a
   negative state is NaN.
 * Gradients are not written. No parameter or state may overlap another array of the call, or itself.
+
+In mixed precision the loss is multiplied by a scale, so that small gradients do not vanish in float16 (Micikevicius et
+al., arXiv:1710.03740, section 3.2). Before a step that is taken back::
+
+    unscale    g = g * (1 / scale)
+               overflow = 1 if some g was infinite or NaN before, else 0
+
+``unscale_step(problem, grads, scale, overflow, threads)``
+
+* *Problem*: ``shapes`` holds the shape of each gradient; ``storage`` is the one dtype of all gradients, any of the
+  four. ``grads`` is a list of arrays with any strides, updated in place; it and they may be empty. None may overlap
+  another or itself.
+* ``scale`` is a one-element float64 array, read. Its reciprocal is worked out in float64 and rounded once to the
+  compute dtype. Each product with that is rounded once, to ``storage``, in halves too.
+* ``overflow`` is a one-element int32 array, written in any case. A product that becomes infinite does not count. What
+  is infinite or NaN stays so by the product's rules; the sign and payload of a NaN are not part of the contract.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""CUDA kernels of the optimizers: their launches, one for each 80 to 96 dense parameters."""
+"""CUDA kernels of the optimizers and unscale: their launches, one for each 80 to 96 dense parameters."""
 
 from __future__ import annotations
 
@@ -7,11 +7,19 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .._common.cuda import Source, cut, place_of, pointer
+from .._common.cuda import Source, Variant, cut, place_of, pointer
 from .._common.cuda.elementwise import merged
 from ..problem import Problem
 
-SOURCE = Source(__file__, storages=("float32", "float64"))
+#: Of halves, which optimizers do not update.
+_MACROS = {"float16": {"FD_UNSCALE": "1"}, "bfloat16": {"FD_UNSCALE": "1"}}
+SOURCE = Source(
+    __file__,
+    variants=[
+        Variant(storage, tuple(_MACROS.get(storage, {}).items()))
+        for storage in ("float32", "float64", "float16", "bfloat16")
+    ],
+)
 #: As in the source.
 _WORDS, _ENTRIES, _THREADS, _PACKS = 400, 96, 256, 2
 
@@ -55,17 +63,24 @@ def _tables(lists: Sequence[Arrays]) -> Iterator[tuple[list[int], list[int], lis
 
 
 def _run(
-    problem: Problem, threads: int, lists: Sequence[Arrays], by: tuple[float, ...], lr: Any, step: Any = None
+    problem: Problem,
+    threads: int,
+    lists: Sequence[Arrays],
+    by: tuple[float, ...],
+    lr: Any,
+    step: Any = None,
+    overflow: Any = None,
 ) -> None:
     """One step; ``lists``: gradients, states, parameters."""
     for words, at, blocks in _tables(lists):
         gpu = place_of(lists[-1][0], threads)
         rate, rate_value = gpu.number_of(lr)
         count, count_value = (0, 0) if step is None else gpu.number_of(step)
-        gpu.load(SOURCE, problem.storage).launch(
+        gpu.load(SOURCE, problem.storage, **_MACROS.get(problem.storage, {})).launch(
             f"{problem.op}_step", sum(blocks), words=tuple(words), at=tuple(at), entries=len(at), by=by,
             first=tuple(itertools.accumulate(blocks[:-1], initial=0)),
             lr=rate, lr_value=rate_value, step=count, step_value=count_value,
+            overflow=pointer(overflow),
         )  # fmt: skip
 
 
@@ -98,3 +113,9 @@ def adam_step(
     logs = (math.log(beta) if beta else -math.inf for beta in betas)
     by = (*(1.0 - beta for beta in betas), problem.attr("eps"), *logs)
     _run(problem, threads, (grads, m, v, params), by, lr, step)
+
+
+def unscale_step(problem: Problem, grads: Arrays, scale: Any, overflow: Any, threads: int) -> None:
+    kernels = place_of(overflow, threads).load(SOURCE, problem.storage, **_MACROS.get(problem.storage, {}))
+    kernels.launch("unscale_clear", 1, overflow=pointer(overflow))
+    _run(problem, threads, (grads,), (), scale, overflow=overflow)

@@ -1,9 +1,9 @@
-"""Compiled optimizer steps; the contract is the folder's docstring, the loops are in optim.h and optim_rows.h."""
+"""Compiled optimizer steps; the contract is the folder's docstring, the loops are in optim.h, optim_rows.h and unscale.h."""
 
 include "kernel.pxi"
 
 from libc.math cimport pow, sqrt
-from libc.stdint cimport int64_t
+from libc.stdint cimport int32_t, int64_t
 
 cdef extern from "optim.h":
     enum: OPTIM_SGD, OPTIM_MOMENTUM, OPTIM_NESTEROV, OPTIM_ADAGRAD, OPTIM_RMSPROP, OPTIM_ADAM, OPTIM_OPERANDS
@@ -19,6 +19,18 @@ cdef extern from "optim.h":
         optim_array *arrays
     void optim_add(optim_call *c, const fd_tensor *const *t)
     int optim_run(optim_call *c, int threads) nogil
+
+cdef extern from "unscale.h":
+    ctypedef struct unscale_array:
+        pass
+    ctypedef struct unscale_call:
+        double by
+        int32_t *overflow
+        ptrdiff_t count
+        double work
+        unscale_array *arrays
+    void unscale_add(unscale_call *c, const fd_tensor *g)
+    int unscale_run(unscale_call *c, int threads) nogil
 
 cdef extern from *:
     """
@@ -123,3 +135,28 @@ def adam_step(problem, params, grads, m, v, lr, step, int threads):
         1.0 - beta2,
     ]
     run(&c, problem, (grads, m, v, params), threads)
+
+
+def unscale_step(problem, grads, scale, overflow, int threads):
+    """overflow = 1 if some g is infinite or NaN, else 0; g *= 1 / scale."""
+    cdef unscale_call c
+    cdef fd_tensor t
+    cdef size_t mark = optim_mark()
+    cdef int status
+    fd_tensor_of(overflow, &t)
+    c.overflow = <int32_t *>t.data
+    c.by = 1.0 / value(scale)
+    c.count = 0
+    c.work = 0
+    c.arrays = <unscale_array *>optim_push(len(grads) * sizeof(unscale_array))
+    if c.arrays == NULL:
+        raise MemoryError(f"no memory for the table of {len(grads)} arrays")
+    try:
+        for g in grads:
+            fd_tensor_of(g, &t)
+            unscale_add(&c, &t)
+        with nogil:
+            status = unscale_run(&c, threads)
+    finally:
+        optim_release(mark)
+    finish(status)

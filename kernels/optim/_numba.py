@@ -1,6 +1,6 @@
-"""The optimizers in Numba; the contract is the folder's docstring.
+"""The optimizers and unscale in Numba; the contract is the folder's docstring.
 
-All parameters that lie dense are updated in one call of a kernel, whose tasks are their elements, one array after the
+All arrays that lie dense are updated in one call of a kernel, whose tasks are their elements, one array after the
 other; each of the others has a call of its own. The scalars of a formula are worked out in float64 and come rounded, as
 ``numbers``.
 """
@@ -17,7 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.np.arrayobj import make_array, populate_array
 
-from .._common.jit import inline, intrinsic, kernel, multiply_add
+from .._common.jit import bits, compute_dtype, inline, intrinsic, kernel, multiply_add, narrow, round_to_odd, widen
 from .._common.tasks import parallel, pieces
 from ..problem import Problem
 from .reference import adam_rate
@@ -26,6 +26,7 @@ Arrays = Sequence[np.ndarray]
 SGD, MOMENTUM, NESTEROV, ADAGRAD, RMSPROP, ADAM = range(6)
 #: Nanoseconds of an element on one thread.
 _COST = (0.15, 0.2, 0.25, 0.4, 0.4, 0.4)
+_UNSCALE_COST = {2: 0.6, 4: 0.15, 8: 0.3}  # by the bytes of an element
 
 # ---- arrays of one call -------------------------------------------------------------------------------------------
 
@@ -281,3 +282,63 @@ def adam_step(
     beta1, beta2 = problem.attr("beta1"), problem.attr("beta2")
     numbers = (adam_rate(lr.item(), beta1, beta2, step.item()), 1.0 - beta1, 1.0 - beta2, problem.attr("eps"))
     _run(_adam_line, _adam_grid, ADAM, numbers, threads, params, grads, m, v)
+
+
+# ---- unscale --------------------------------------------------------------------------------------------------------
+
+
+@inline
+def _unscaled(g, by, a):
+    """An element of ``a``, wide, after its product; and whether it was infinite or NaN."""
+    return narrow(round_to_odd(g * by, a), a), g - g != 0
+
+
+@kernel
+def _unscale_line(first, last, by, like, table, overflow):
+    found = False
+    for i in range(table.shape[1]):
+        a, b = _part(first, last, table, i)
+        if a < b:
+            g = _line(table[0, i], a, b, like)
+            for j in range(g.size):
+                g[j], here = _unscaled(widen(g[j]), by, g)
+                found |= here
+    if found:
+        overflow[0] = 1
+
+
+@kernel
+def _unscale_grid(first, last, by, g, overflow):
+    found = False
+    for t in range(first, last):
+        i, j = divmod(t, g.shape[1])
+        for k in range(g.shape[2]):
+            for m in range(g.shape[3]):
+                g[i, j, k, m], here = _unscaled(widen(g[i, j, k, m]), by, g)
+                found |= here
+    if found:
+        overflow[0] = 1
+
+
+def unscale_step(problem: Problem, grads: Arrays, scale: np.ndarray, overflow: np.ndarray, threads: int) -> None:
+    """overflow = 1 if some g is infinite or NaN, else 0; g *= 1 / scale."""
+    overflow[0] = 0
+    if not grads:
+        return
+    like = bits(grads[0][:0] if grads[0].ndim else grads[0].reshape(1)[:0])
+    with np.errstate(all="ignore"):
+        by = compute_dtype(grads[0]).type(1.0 / scale[0])
+    if like.itemsize == 2:  # a product in float64 is exact
+        by = np.float64(by)
+    cost = _UNSCALE_COST[like.itemsize]
+    table, total = _table((grads,))
+    if total < 0:
+        views = [view for g in grads for (view,) in pieces(bits(g))]
+        for view in views:
+            if view.ndim > 1:
+                tasks = view.shape[0] * view.shape[1]
+                parallel(_unscale_grid, tasks, threads, cost * view.size, by, view, overflow)
+        dense = [view for view in views if view.ndim == 1]
+        table, total = _table((dense,)) if dense else (table, 0)
+    if total > 0:
+        parallel(_unscale_line, total, threads, cost * total, by, like, table, overflow)

@@ -1,4 +1,4 @@
-"""The optimizers in NumPy: the specification.
+"""The optimizers and unscale in NumPy: the specification.
 
 A scalar of a formula is worked out in float64 and rounded once to the dtype of the arrays that it meets.
 """
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from ..cast.reference import cast_forward
 from ..problem import Problem
 
 Arrays = Sequence[np.ndarray]
@@ -86,3 +87,18 @@ def adam_step(
         mean += real(1.0 - beta1) * (g - mean)
         square += real(1.0 - beta2) * (g * g - square)
         p -= real(rate) * mean / (np.sqrt(square) + real(eps))
+
+
+def unscale_step(problem: Problem, grads: Arrays, scale: np.ndarray, overflow: np.ndarray, threads: int) -> None:
+    """overflow = 1 if some g is infinite or NaN, else 0; g *= 1 / scale."""
+    overflow[...] = 0
+    with np.errstate(all="ignore"):
+        by = (1.0 / scale[0]).astype(problem.compute).astype(np.float64)
+        for g in grads:
+            wide = g.astype(np.float64)
+            if not np.isfinite(wide).all():
+                overflow[...] = 1
+            # Exact but for float64's own, which has its one rounding here.
+            product = np.multiply(wide, by, out=wide)
+            cast = Problem("cast", "forward", (g.shape,), problem.storage, attrs=(("source", "float64"),))
+            cast_forward(cast, product, g, threads)

@@ -16,6 +16,8 @@ from .elements import (
     elementwise_axes,
     optimizer,
     optimizer_axes,
+    unscale,
+    unscale_axes,
 )
 from .products import conv, conv_axes, gemm, gemm_axes
 from .rows import (
@@ -192,4 +194,5 @@ SPECS: dict[str, Spec] = {
         signed=True,
     ),
     **{op: Spec(optimizer_axes(op), optimizer, _LARGE_PARAMETERS) for op in OPTIMIZERS},
+    "unscale": Spec(unscale_axes, unscale, (*_LARGE_PARAMETERS[:1], "shapes=300x301+77,order=gaps,values=rare")),
 }

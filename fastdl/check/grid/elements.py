@@ -1,9 +1,10 @@
-"""Cases of what treats one element at a time: activations, casts, dropout; and of concat and the optimizers."""
+"""Cases of what treats one element at a time: activations, casts, dropout; and of concat, optimizers and unscale."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..arrays import largest
 from ..cases import Axes, Maker, Operand, numbers
 from .axes import ORDER_AXIS, OUT_ORDERS, AxisValues, Made, ToProblem
 
@@ -137,11 +138,19 @@ def dropout(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
     return problem((shape,), attrs={"scale": float(a["scale"])}), _in_place(arguments, a["alias"]), ("x",)
 
 
+#: of the parameters
+_SHAPES = ("3x33+7", "1", "none", "0+4", "2x3x2x5+scalar+17", "65x16+16+16x3x3x3")
+
+
+def _shapes_of(a: Axes) -> list[tuple[int, ...]]:
+    texts = [] if a["shapes"] == "none" else a["shapes"].split("+")
+    return [() if text == "scalar" else numbers(text) for text in texts]
+
+
 def _step_axes(direction: str) -> AxisValues:
     return {
         "values": ("normal", "small", "special"),
-        # the shapes of the parameters
-        "shapes": ("3x33+7", "1", "none", "0+4", "2x3x2x5+scalar+17", "65x16+16+16x3x3x3"),
+        "shapes": _SHAPES,
         "lr": ("0.01", "1.0", "1e-4"),
         "first": ("0.9", "0.5", "0.0"),
         "second": ("0.999", "0.9"),
@@ -170,8 +179,7 @@ def optimizer_axes(op: str) -> Callable[[str], AxisValues]:
 
 def optimizer(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
     """A case of an optimizer."""
-    texts = [] if a["shapes"] == "none" else a["shapes"].split("+")
-    shapes = [() if text == "scalar" else numbers(text) for text in texts]
+    shapes = _shapes_of(a)
     fill = {"small": "normal:1e-5", "special": "rare:1"}.get(a["values"], "normal:1")
     states, attributes = OPTIMIZERS[problem(()).op]
     # the sums of squares are never negative
@@ -189,3 +197,25 @@ def optimizer(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
         scalars.append(make.input("step", (1,), f"list:{a['step']}", "nchw", "int64"))
     attrs = {name: float(a[axis]) for name, axis in attributes.items()}
     return problem(shapes, attrs=attrs), (*lists, *scalars), tuple(operand.name for operand in lists[0])
+
+
+def unscale_axes(direction: str) -> AxisValues:
+    """The axes of unscale."""
+    return {
+        "values": ("normal", "rare", "special", "subnormal", "largest", "bits"),
+        "shapes": _SHAPES,
+        # 1 / scale is exact, a subnormal, rounded, or makes finite numbers infinite
+        "scale": ("65536.0", "1.0", "0.125", "3000.0", "0.3", "1e39"),
+        "order": OUT_ORDERS,
+    }
+
+
+def unscale(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
+    """A case of unscale."""
+    shapes = _shapes_of(a)
+    fill = {"normal": "normal:30", "subnormal": "subnormal:1000", "largest": f"constant:{largest(make.storage)!r}"}
+    values = fill.get(a["values"], "bits" if a["values"] == "bits" else f"{a['values']}:1")
+    grads = tuple(make.state(f"g{i}", shape, values, "" if i else a["order"]) for i, shape in enumerate(shapes))
+    scale = make.input("scale", (1,), f"list:{a['scale']}", "nchw", "float64")
+    overflow = make.output("overflow", (1,), "nchw", "int32")
+    return problem(shapes), (grads, scale, overflow), tuple(operand.name for operand in grads)

@@ -228,6 +228,15 @@ DEVICE double times(double a, double b) { return __dmul_rn(a, b); }
 DEVICE float times(float a, float b) { return a * b; }
 DEVICE double times(double a, double b) { return a * b; }
 #endif
+// A product that becomes a half, of a number that was one: rounded to odd, so that narrow's rounding is the only one.
+DEVICE float times_to_odd(float half, float b) {
+#ifdef __CUDACC__
+    float down = __fmul_rd(half, b), up = __fmul_ru(half, b); // the same, or neighbours
+    return bits_of(down) & 1 ? down : up;
+#else
+    return to_odd(double(half) * b);
+#endif
+}
 
 // ---- wide accesses --------------------------------------------------------------------------------------------------
 
