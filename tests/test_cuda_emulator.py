@@ -258,7 +258,7 @@ def test_the_unchanged_kernels_are_right(monkeypatch):
         (gemm_is_right, "int slot = 0, next = STAGES - 1;", "int slot = 0, next = STAGES - 2;"),
         (gemm_is_right, "later_row = of_b ? matrix >> 1 : matrix & 1", "later_row = of_b ? matrix & 1 : matrix & 1"),
         (gemm_is_right, "at += DEPTH;", "at += DEPTH / 2;"),
-        (gemm_is_right, "(depth - at) * int(sizeof(T))", "PIECE"),
+        (gemm_is_right, "(depth - at) * int(sizeof(T))", "(depth - at - 1) * int(sizeof(T))"),
         (conv_is_right, "if (c >= w.channels) {", "if (c > w.channels) {"),
         (conv_is_right, "base[j] = image + n * w.batch;", "base[j] = image;"),
         (conv_is_right, "if (v[j] >= w.grid_w) {", "if (v[j] > w.grid_w) {"),
