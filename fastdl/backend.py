@@ -290,8 +290,8 @@ def set_tf32(allowed: bool) -> None:
     """Lets the tensor cores of a GPU multiply float32 matrices, process-wide; off at first.
 
     Convolutions and matrix products then round each float32 factor to TF32, 11 significant bits instead of 24, and sum
-    in float32: some six times as many operations a second on a data-centre GPU, and about the accuracy of float16
-    without its range. The CPU's kernels have no TF32. A surrounding :func:`tf32` block keeps its own.
+    in float32: the precision of float16 with the range of float32. The CPU's kernels have no TF32. A surrounding
+    :func:`tf32` block keeps its own.
     """
     global _process_choice
     _process_choice = _process_choice.replace(tf32=bool(allowed))

@@ -95,8 +95,12 @@ def test_what_a_gpu_would_not_forgive(tmp_path, kernel, message):
 
 def test_launch_names_what_is_missing(tmp_path):
     source = source_of(tmp_path, REVERSE)
-    with pytest.raises(TypeError, match="reverse needs n, out"):
+    with pytest.raises(TypeError, match="reverse takes n, out, x, not x"):
         run(source, "reverse", 1, x=0)
+    with pytest.raises(TypeError, match="not m, n, out, x"):
+        run(source, "reverse", 1, x=0, out=0, n=0, m=0)
+    with pytest.raises(ValueError, match=r"at most, not \(1, 65536, 1\)"):
+        run(source, "reverse", (1, 65536), x=0, out=0, n=0)
     with pytest.raises(ValueError, match="lists no variant"):
         launch.Emulation(1).load(source, "float64")
 

@@ -12,6 +12,7 @@ from ..problem import Problem
 from ._cuda_window import (
     MOST_PIXELS,
     Axis,
+    Image,
     channels_last,
     digits,
     elements,
@@ -28,7 +29,7 @@ SOURCE = Source(__file__, variants=variants())
 def _gather(
     gpu: Place,
     problem: Problem,
-    a: Any,
+    image: Image,
     w: Any,
     axes: tuple[Axis, Axis],
     filter_strides: tuple[int, int],
@@ -38,16 +39,15 @@ def _gather(
     bias: Any,
     tf32: bool,
 ) -> None:
-    """out = the filters over the image ``a``; ``filter_strides``: bytes from column to column, and along the sum."""
+    """out = the filters over ``image``; ``filter_strides``: bytes from column to column, and along the sum."""
     vertical, horizontal = axes
     size, groups = out.itemsize, problem.groups
-    batch, sums = a.shape[0], a.shape[1] // groups
+    batch, sums = image.shape[0], image.shape[1] // groups
     grid = vertical.positions * horizontal.positions
     if batch * grid * columns == 0:
         return
     tile = choose(problem.storage, gpu.architecture, batch * grid, columns, groups, tf32)
     kernels = gpu.load(SOURCE, problem.storage, **tile.macros)
-    image = image_of(gpu, problem.storage, a, groups)
     taps = vertical.taps * horizontal.taps
     _, _, sr, ss = w.strides
     start = pointer(w) + vertical.first_tap * sr + horizontal.first_tap * ss
@@ -67,7 +67,7 @@ def _gather(
             "conv_gather",
             (cut(images * grid, tile.m), cut(columns, tile.n), groups),
             shared=tile.shared,
-            window=window(part, a.shape, vertical, horizontal, carry),
+            window=window(part, vertical, horizontal, carry),
             filters=pointer(filters),
             mask=0 if mask is None else pointer(mask) + first * mask.strides[0],
             out=pointer(out) + first * out.strides[0],
@@ -88,7 +88,8 @@ def _gather(
 def _forward(problem: Problem, x: Any, w: Any, b: Any, out: Any, threads: int, tf32: bool) -> None:
     gpu = place_of(out, threads)
     columns = problem.shapes[1][0] // problem.groups
-    _gather(gpu, problem, x, w, forward_axes(problem), w.strides[:2], columns, out, None, b, tf32)
+    image = image_of(gpu, problem.storage, x, problem.groups)
+    _gather(gpu, problem, image, w, forward_axes(problem), w.strides[:2], columns, out, None, b, tf32)
 
 
 def conv2d_forward(problem: Problem, x: Any, w: Any, b: Any, out: Any, threads: int) -> None:
@@ -101,8 +102,9 @@ def conv2d_forward_tf32(problem: Problem, x: Any, w: Any, b: Any, out: Any, thre
 
 def _backward_input(problem: Problem, dout: Any, w: Any, y: Any, dx: Any, threads: int, tf32: bool) -> None:
     gpu = place_of(dx, threads)
+    image, columns = image_of(gpu, problem.storage, dout, problem.groups), problem.shapes[1][1]
     for axes in phases(problem):
-        _gather(gpu, problem, dout, w, axes, w.strides[1::-1], problem.shapes[1][1], dx, y, None, tf32)
+        _gather(gpu, problem, image, w, axes, w.strides[1::-1], columns, dx, y, None, tf32)
 
 
 def conv2d_backward_input(problem: Problem, dout: Any, w: Any, y: Any, dx: Any, threads: int) -> None:
@@ -149,7 +151,7 @@ def _backward_weight(problem: Problem, dout: Any, x: Any, dw: Any, threads: int,
         weight = {
             "window": window(
                 image._replace(address=image.address + first * image.batch * size),
-                x.shape, vertical, horizontal, digits(LINE // size, oh, ow),
+                vertical, horizontal, digits(LINE // size, oh, ow),
             ),
             "dout": gradient.address + first * gradient.batch * size,
             "out": pointer(dw),

@@ -19,6 +19,7 @@ class Image(NamedTuple):
     """A (N, C, H, W) array as kernels read it: channels of each group in whole pieces."""
 
     memory: Any  # kept alive during the call
+    shape: tuple[int, ...]
     address: int
     batch: int  # elements from one to the next
     row: int
@@ -34,11 +35,11 @@ def image_of(gpu: Place, storage: str, a: Any, groups: int, dense: bool = False)
     sn, sc, sh, sw = a.strides
     even = not dense or (sh == w * sw and sn == h * sh)
     if even and sc == size and own * size % 16 == 0 and in_pieces(pointer(a), (sn, sh, sw)):
-        return Image(a, pointer(a), sn // size, sh // size, sw // size, own, own)
+        return Image(a, a.shape, pointer(a), sn // size, sh // size, sw // size, own, own)
     channels = whole(own, size)
     memory = arrange(gpu, storage, pointer(a), (n, h, w, groups, own), (sn, sh, sw, own * sc, sc), size)
     pixel = groups * channels
-    return Image(memory, pointer(memory), h * w * pixel, w * pixel, pixel, channels, channels)
+    return Image(memory, a.shape, pointer(memory), h * w * pixel, w * pixel, pixel, channels, channels)
 
 
 class Axis(NamedTuple):
@@ -81,11 +82,9 @@ def backward_axes(size: int, taps: int, stride: int, before: int, dilation: int)
     return axes
 
 
-def window(
-    image: Image, shape: tuple[int, ...], vertical: Axis, horizontal: Axis, carry: tuple[int, ...] = (0, 0, 0)
-) -> tuple[Any, ...]:
+def window(image: Image, vertical: Axis, horizontal: Axis, carry: tuple[int, ...] = (0, 0, 0)) -> tuple[Any, ...]:
     """The fields of ``Window``."""
-    _, _, h, w = shape
+    _, _, h, w = image.shape
     return (
         image.address, image.batch, image.row, image.pixel, image.group, h, w, max(image.channels, 1),
         vertical.scale, horizontal.scale, vertical.start, horizontal.start, vertical.move, horizontal.move,

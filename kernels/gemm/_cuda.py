@@ -9,7 +9,9 @@ from .._common.cuda.arrange import arrange, in_pieces
 from .._common.cuda.tiles import SIZES, choose, splits, sums_dtype, variants, vector
 from ..problem import Problem
 
-SOURCE = Source(__file__, variants=variants(SIZES[::2]))  # of three sizes, the middle one gains little here
+#: Two of the three sizes: four kernels for each tile are to be compiled.
+GEMM_SIZES = SIZES[::2]
+SOURCE = Source(__file__, variants=variants(GEMM_SIZES))
 
 
 def _operand(gpu: Place, storage: str, a: Any, first: int, depth: int) -> tuple[Any, str, int]:
@@ -38,7 +40,7 @@ def gemm_forward_tf32(problem: Problem, a: Any, b: Any, bias: Any, out: Any, thr
 def _product(problem: Problem, a: Any, b: Any, bias: Any, out: Any, threads: int, tf32: bool) -> None:
     (m, k), (_, n) = problem.shapes
     gpu = place_of(out, threads)
-    tile = choose(problem.storage, gpu.architecture, m, n, tf32=tf32, sizes=SIZES[::2])
+    tile = choose(problem.storage, gpu.architecture, m, n, tf32=tf32, sizes=GEMM_SIZES)
     kernels = gpu.load(SOURCE, problem.storage, **tile.macros)
     left, left_order, pitch_a = _operand(gpu, problem.storage, a, 0, 1)
     right, right_order, pitch_b = _operand(gpu, problem.storage, b, 1, 0)

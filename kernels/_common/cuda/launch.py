@@ -20,6 +20,8 @@ from .source import FOLDER, Source, Variant
 
 #: The oldest CuPy that is known to do: earlier ones fail where there is no driver.
 OLDEST_CUPY = 13
+#: Blocks of a launch along its second and third axis.
+MOST_BLOCKS = 65535
 #: Shared memory that a block may have without asking.
 PLAIN_SHARED = 48 * 1024
 
@@ -85,15 +87,19 @@ class Kernels:
         self._variant = variant
         self.entries = source.entries(variant)
         self._structs = {name: source.struct(entry.arguments, variant) for name, entry in self.entries.items()}
+        self._fields = {name: {field for field, *_ in struct._fields_} for name, struct in self._structs.items()}
 
     def launch(self, name: str, blocks: int | Sequence[int], *, shared: int = 0, **arguments: Any) -> None:
         """Runs a kernel on ``blocks`` (x, or x and y, or x, y and z). Nothing happens where one of them is 0."""
-        struct = self._structs[name]
         grid = (blocks,) if isinstance(blocks, int) else tuple(blocks)
         grid = (*grid, 1, 1)[:3]
-        if lacking := {field for field, _ in struct._fields_} - set(arguments):  # type: ignore[misc]
-            raise TypeError(f"{name} needs {', '.join(sorted(lacking))}")
-        packed = struct(**arguments)
+        if arguments.keys() != self._fields[name]:  # ctypes would leave out a field, and take any name
+            raise TypeError(f"{name} takes {', '.join(sorted(self._fields[name]))}, not {', '.join(sorted(arguments))}")
+        if max(grid[1:]) > MOST_BLOCKS or grid[0] >= 2**31:
+            raise ValueError(
+                f"{name}: a launch has at most 2**31 - 1, {MOST_BLOCKS} and {MOST_BLOCKS} blocks, not {grid}"
+            )
+        packed = self._structs[name](**arguments)
         if 0 not in grid:
             self._run(name, grid, shared, packed)
 

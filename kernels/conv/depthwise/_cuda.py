@@ -8,7 +8,7 @@ from ..._common.cuda import Place, Source, cut, place_of, pointer
 from ..._common.cuda.arrange import arrange, in_pieces, whole
 from ..._common.cuda.tiles import BLOCKS, sums_dtype, vector
 from ...problem import Problem
-from .._cuda_window import MOST_PIXELS, Axis, elements, forward_axes, image_of, phases, window
+from .._cuda_window import MOST_PIXELS, Axis, Image, elements, forward_axes, image_of, phases, window
 
 SOURCE = Source(__file__)
 
@@ -42,21 +42,20 @@ def _wide(a: Any, channels: int) -> bool:
 
 
 def _gather(
-    gpu: Place, problem: Problem, a: Any, w: Any, axes: tuple[Axis, Axis], out: Any, mask: Any, bias: Any
+    gpu: Place, problem: Problem, image: Image, w: Any, axes: tuple[Axis, Axis], out: Any, mask: Any, bias: Any
 ) -> None:
     vertical, horizontal = axes
     kernels = gpu.load(SOURCE, problem.storage)
-    image = image_of(gpu, problem.storage, a, 1)
-    channels, size = a.shape[1], a.itemsize
+    channels, size = image.shape[1], out.itemsize
     sk, _, sr, ss = w.strides
     filters = arrange(
         gpu, problem.storage, pointer(w) + vertical.first_tap * sr + horizontal.first_tap * ss,
         (vertical.taps, horizontal.taps, channels), (vertical.tap_step * sr, horizontal.tap_step * ss, sk), size,
     )  # fmt: skip
-    strips = a.shape[0] * vertical.positions * cut(horizontal.positions, STRIP)
+    strips = image.shape[0] * vertical.positions * cut(horizontal.positions, STRIP)
     kernels.launch(
         "depthwise_gather", cut(strips * image.channels * size, 16 * 256),
-        window=window(image, a.shape, vertical, horizontal), filters=pointer(filters), mask=pointer(mask),
+        window=window(image, vertical, horizontal), filters=pointer(filters), mask=pointer(mask),
         out=pointer(out), mask_stride=elements(mask), out_stride=elements(out), strips=strips, channels=channels,
         first_h=vertical.first, first_w=horizontal.first, step_h=vertical.step, step_w=horizontal.step,
         wide=_wide(out, channels) and _wide(mask, channels),
@@ -65,13 +64,15 @@ def _gather(
 
 
 def conv2d_forward(problem: Problem, x: Any, w: Any, b: Any, out: Any, threads: int) -> None:
-    _gather(place_of(out, threads), problem, x, w, forward_axes(problem), out, None, b)
+    gpu = place_of(out, threads)
+    _gather(gpu, problem, image_of(gpu, problem.storage, x, 1), w, forward_axes(problem), out, None, b)
 
 
 def conv2d_backward_input(problem: Problem, dout: Any, w: Any, y: Any, dx: Any, threads: int) -> None:
     gpu = place_of(dx, threads)
+    image = image_of(gpu, problem.storage, dout, 1)
     for axes in phases(problem):
-        _gather(gpu, problem, dout, w, axes, dx, y, None)
+        _gather(gpu, problem, image, w, axes, dx, y, None)
 
 
 def conv2d_backward_weight(problem: Problem, dout: Any, x: Any, dw: Any, threads: int) -> None:
@@ -88,7 +89,7 @@ def conv2d_backward_weight(problem: Problem, dout: Any, x: Any, dw: Any, threads
     chunks = cut(pixels, chunk)
     partial = gpu.scratch(chunks * r * s * padded * sums_dtype(problem.storage).itemsize)
     kernels.launch(
-        "depthwise_weight", (chunks, *blocks), window=window(image, x.shape, *forward_axes(problem)),
+        "depthwise_weight", (chunks, *blocks), window=window(image, *forward_axes(problem)),
         dout=gradient.address, dout_batch=gradient.batch, dout_row=gradient.row, dout_pixel=gradient.pixel,
         partial=pointer(partial), pixels=pixels, chunk=chunk,
     )  # fmt: skip

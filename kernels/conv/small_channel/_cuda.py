@@ -49,7 +49,7 @@ def conv2d_forward(problem: Problem, x: Any, w: Any, b: Any, out: Any, threads: 
     )
     kernels.launch(
         "small_forward", (cut(pixels, 256 * PIXELS), cut(columns, FILTERS)),
-        window=window(Image(x, pointer(x), sn, sh, sw, 0, channels), x.shape, *forward_axes(problem)),
+        window=window(Image(x, x.shape, pointer(x), sn, sh, sw, 0, channels), *forward_axes(problem)),
         channel=sc, filters=pointer(w), filter_stride=elements(w), out=pointer(out), out_stride=elements(out),
         pixels=pixels, columns=columns, wide=wide, epilogue=(vector(b), problem.epilogue == "bias_relu"),
     )  # fmt: skip
