@@ -99,7 +99,7 @@ def test_launch_names_what_is_missing(tmp_path):
         run(source, "reverse", 1, x=0)
     with pytest.raises(TypeError, match="not m, n, out, x"):
         run(source, "reverse", 1, x=0, out=0, n=0, m=0)
-    with pytest.raises(ValueError, match="blocks at most"):
+    with pytest.raises(ValueError, match="a launch has at most"):
         run(source, "reverse", (1, 65536), x=0, out=0, n=0)
     with pytest.raises(ValueError, match="lists no variant"):
         launch.Emulation(1).load(source, "float64")
