@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from operator import index
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import numpy as np
 
@@ -73,6 +73,13 @@ BACKENDS = ("auto", *registry.BACKENDS)
 # ---- backend and ISA level ------------------------------------------------------------------------------------------
 
 
+class Observer(Protocol):
+    """Sees every kernel that runs in its context."""
+
+    def observed(self, function: Kernel, row: registry.Row, choice: Choice, fallback: str) -> Kernel:
+        """What is called in the place of ``function``, the kernel of ``row``."""
+
+
 class Choice:
     """Backend, ISA cap, convolution algorithm and TF32 of a context, for NumPy arrays or those of one device. Equal
     only to itself, so that it is a cheap part of a key."""
@@ -86,7 +93,7 @@ class Choice:
         conv: str,
         tf32: bool = False,
         device: int | None = None,
-        log: Explanation | None = None,
+        log: Observer | None = None,
     ) -> None:
         self.backend = backend
         self.cap = cap
@@ -468,15 +475,7 @@ def kernel(problem: Problem, choice: Choice | None = None) -> Kernel:
         else:
             op = (problem.op, problem.direction)
             _warn_once((*op, problem.storage), f"fastdl runs {' '.join(op)} on {what}: {fallback}")
-    if choice.log is None:
-        return function
-    record = choice.log._record
-
-    def recorded(problem: Problem, *args: Any) -> None:
-        record(problem, row, choice, fallback)
-        function(problem, *args)
-
-    return recorded
+    return function if choice.log is None else choice.log.observed(function, row, choice, fallback)
 
 
 def row(problem: Problem, choice: Choice) -> registry.Row:
@@ -504,6 +503,16 @@ class Explanation:
     def __init__(self) -> None:
         self.problems: list[Problem] = []
         self._texts: dict[tuple[Problem, str], list[Any]] = {}
+
+    def observed(self, function: Kernel, row: registry.Row, choice: Choice, fallback: str) -> Kernel:
+        """``function`` that writes its calls down."""
+        record = self._record
+
+        def recorded(problem: Problem, *args: Any) -> None:
+            record(problem, row, choice, fallback)
+            function(problem, *args)
+
+        return recorded
 
     def _record(self, problem: Problem, row: registry.Row, choice: Choice, fallback: str) -> None:
         self.problems.append(problem)

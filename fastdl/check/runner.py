@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -32,6 +33,9 @@ from .tolerances import Arrays, Habits, bounds, habits_of
 POISON = {1: 0xFF, 2: 0x5A}
 #: Memory orders of a Problem. Where no array has four dimensions there is no "nhwc".
 MEMORY_ORDERS = ("nchw", "nhwc", "strided")
+#: Padded multiply-adds of a case, at most, in a light selection: 93 % of the convolutions, and a fifth of their time
+#: where CUDA's tiles are emulated.
+LIGHT = 10**8
 #: (op, direction) whose arrays are C-contiguous by contract.
 CONTIGUOUS = {("dropout", "mask")}
 
@@ -266,6 +270,7 @@ class Selection(NamedTuple):
     every: int = 1  # of the cases of each op, direction and dtype, take the first of every so many
     fuzz: int = 0  # so many random cases (in all ops together) in the place of the grid's
     seed: int = 0  # of these
+    light: bool = False  # of the grid's cases leave out the few that take an emulation most of its time
 
     def rows(self, table: Iterable[Row] | None = None) -> Iterator[tuple[Row, str]]:
         """(row, storage dtype) of everything selected."""
@@ -291,7 +296,19 @@ class Selection(NamedTuple):
                 yield key, shares[key], random_cases.cases(key, shares[key], self.seed)
             else:
                 grid = list(itertools.islice(cases(*key, self.full), 0, None, self.every))
+                if self.light:
+                    grid = [case for case in grid if _products(case.problem) <= LIGHT]
                 yield key, len(grid), grid
+
+
+def _products(problem: Problem) -> int:
+    """Multiply-adds of a convolution whose channels and filters are padded to tiles of 32; 0 for other ops."""
+    if problem.op != "conv2d" or problem.direction == "backward_bias":
+        return 0
+    (n, *_), (k, c, kh, kw) = problem.shapes
+    return (
+        n * math.prod(problem.grid()) * kh * kw * problem.groups * (c + -c % 32) * (k // problem.groups + 31) // 32 * 32
+    )
 
 
 class _Running:

@@ -146,6 +146,10 @@ def check(
             help="Every triple of sizes, strides, memory orders, ... and not every pair: minutes, not seconds.",
         ),
     ] = False,
+    light: Annotated[
+        bool,
+        typer.Option("--light", help="Without the few large convolutions that take an emulation most of its time."),
+    ] = False,
     fuzz: Annotated[
         int,
         typer.Option(
@@ -174,7 +178,7 @@ def check(
     tolerance of that element. Exit code 1 where a kernel fails or has no case.
     """
     if compile:
-        if full or fuzz or case or backend or isa:
+        if full or light or fuzz or case or backend or isa:
             raise UserError("--compile goes with --op, --dtype and --json only")
         from . import compiling
 
@@ -187,6 +191,7 @@ def check(
         backends=tuple(b.value for b in backend or ()),
         isas=tuple(i.value for i in isa or ()),
         full=full,
+        light=light,
         fuzz=fuzz,
         seed=seed,
         case=case,

@@ -37,6 +37,7 @@ def run(
     backends: tuple[str, ...],
     isas: tuple[str, ...],
     full: bool,
+    light: bool,
     fuzz: int,
     seed: int,
     case: str,
@@ -54,9 +55,9 @@ def run(
     known = dict.fromkeys(row.op for row in registry.TABLE)
     if unknown := [op for op in ops if op not in known]:
         raise UserError(f"there is no op {unknown[0]!r}; there are {', '.join(known)}")
-    if (fuzz > 0) + full + bool(case) > 1:
-        raise UserError("--full, --fuzz and --case exclude each other")
-    selection = Selection(ops, dtypes, backends, isas, full, case, fuzz=fuzz, seed=seed)
+    if (fuzz > 0) + full + light + bool(case) > 1:
+        raise UserError("--full, --light, --fuzz and --case exclude each other")
+    selection = Selection(ops, dtypes, backends, isas, full, case, fuzz=fuzz, seed=seed, light=light)
     with user_errors(ValueError):
         if not any(True for _ in selection.rows()):
             raise UserError("no kernel matches these options")

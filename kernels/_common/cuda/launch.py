@@ -227,7 +227,7 @@ def cache_folder() -> Path:
     return Path(home) / "cuda"
 
 
-#: -O1: tests compile more than they run. No contraction: a kernel that needs an FMA says so.
+#: No contraction: a kernel that needs an FMA says so.
 _FLAGS = ("-x", "c++", "-std=c++17", "-O2", "-ffp-contract=off", "-fno-math-errno", "-fno-strict-aliasing",
           "-fvisibility=default", "-shared", "-fPIC", "-w")  # fmt: skip
 
