@@ -10,6 +10,7 @@ Importing this package imports no other; every name below is loaded at its first
 ``get_num_threads``, ``set_default_dtype``,
 ``get_default_dtype``, ``set_conv_algorithm``,
 ``inference``, ``explain``
+``profile``                                            the time of each layer in a program
 ``to_device``                                          an array's copy on a GPU, or back in host memory
 =====================================================  ==========================================================
 """
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
         threads,
         use_backend,
     )
+    from .profiling import profile
 
 __version__ = "0.1.0"
 
@@ -74,6 +76,7 @@ _SETTINGS = (
     "threads",
     "use_backend",
 )
+_ELSEWHERE = {"profile": "profiling", "to_device": "_device"}
 
 __all__ = [
     "__version__",
@@ -87,6 +90,7 @@ __all__ = [
     "models",
     "network",
     "optim",
+    "profile",
     "set_conv_algorithm",
     "set_default_dtype",
     "set_num_threads",
@@ -102,8 +106,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"{__name__}.{name}")
-    if name == "to_device":
-        return importlib.import_module(f"{__name__}._device").to_device
+    if name in _ELSEWHERE:
+        return getattr(importlib.import_module(f"{__name__}.{_ELSEWHERE[name]}"), name)
     if name in _SETTINGS:
         value = getattr(importlib.import_module(f"{__name__}.backend"), name)
         globals()[name] = value
@@ -112,4 +116,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULES, *_SETTINGS, "to_device"})
+    return sorted({*globals(), *_MODULES, *_SETTINGS, *_ELSEWHERE})

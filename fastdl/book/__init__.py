@@ -18,6 +18,7 @@ import types
 from collections.abc import Iterator
 from typing import Any
 
+from ..profiling import paused
 from . import mnist
 from .hook import Finder
 from .layers import compute_dtype, set_compute_dtype
@@ -95,7 +96,9 @@ def _ready(module: types.ModuleType, name: str) -> None:
     if name == _DATA:
         _offline(module)
         return
-    for outcome, theirs in replace(module, name, _report):
+    with paused():
+        found = replace(module, name, _report)
+    for outcome, theirs in found:
         _outcomes.append(outcome)
         if outcome.replaced:
             _before.append((module, outcome.name, theirs))

@@ -375,6 +375,39 @@ def run_script(
     command.run(script, arguments or [], dtype.value, backend.value, threads, report)
 
 
+@app.command(name="profile", context_settings={"allow_interspersed_args": False})
+def profile_script(
+    script: Annotated[str, typer.Argument(metavar="SCRIPT", show_default=False, help="The Python script to run.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="[ARGS]...", show_default=False, help="What the script gets.")
+    ] = None,
+    dtype: Annotated[
+        TrainDtype, typer.Option(help="What the layers of a script of the book compute in.")
+    ] = TrainDtype.float64,
+    backend: Annotated[AnyBackend, typer.Option(help="Kernels to use.")] = AnyBackend.auto,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="Threads; the result does not depend on it.", show_default=False)
+    ] = None,
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Write a timeline for ui.perfetto.dev or chrome://tracing.", show_default=False
+        ),
+    ] = None,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the table as JSON.", show_default=False)
+    ] = None,
+) -> None:
+    """Run a script, and say where its time went: every layer and kernel of fastdl on a clock.
+
+    The script runs as with fastdl run; the table goes to stderr. In a program of your own:
+    with fastdl.profile() as p: ...; print(p).
+    """
+    from . import profiling as command
+
+    command.run(script, arguments or [], dtype.value, backend.value, threads, trace, json)
+
+
 def _usage_error() -> type[Exception]:
     """click's base class for mistakes on the command line: typer has a copy of click inside, or an own dependency."""
     return next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")

@@ -26,6 +26,21 @@ def run(
 
     Ends with ``SystemExit`` where the script does, and with status 1, after the script's traceback, where it raises.
     """
+    from ..backend import explain
+    from ..book import Report
+
+    report = Report() if with_report else None
+    path = prepare(script, dtype, backend, threads, report)
+    if report is None:
+        execute(path, arguments)
+        return
+    with explain() as kernels, contextlib.ExitStack() as at_the_end:
+        at_the_end.callback(_print, report, kernels)
+        execute(path, arguments)
+
+
+def prepare(script: str, dtype: str, backend: str, threads: int | None, report: Report | None = None) -> Path:
+    """The path of the script, after the settings are made and the book's classes are stood in for."""
     path = Path(script).resolve()
     if not path.is_file():
         raise UserError(f"there is no script {script}" + (": it is a folder" if path.is_dir() else ""))
@@ -36,17 +51,11 @@ def run(
     settings.set_backend(backend)
     if threads is not None:
         settings.set_num_threads(threads)
-    report = book.Report() if with_report else None
     book.install(report)
-    if report is None:
-        _run(path, arguments)
-        return
-    with settings.explain() as kernels, contextlib.ExitStack() as at_the_end:
-        at_the_end.callback(_print, report, kernels)
-        _run(path, arguments)
+    return path
 
 
-def _run(path: Path, arguments: Sequence[str]) -> None:
+def execute(path: Path, arguments: Sequence[str]) -> None:
     """Runs the script, and raises ``SystemExit`` where that failed or asked for it."""
     main = types.ModuleType("__main__")
     main.__dict__.update(__file__=str(path), __builtins__=builtins, __annotations__={})
