@@ -117,6 +117,13 @@ def assign(out: Array, a: Array) -> None:
         out[...] = a
 
 
+def copied(a: Array) -> Array:
+    """A copy without gaps, in the order in which the axes of ``a`` lie in memory."""
+    out = empty(a.shape, a.dtype, like=a)
+    assign(out, a)
+    return out
+
+
 def reshaped(a: Array, shape: Shape) -> Array:
     """``a`` with another shape, in the order of its axes; a copy where its memory is not in that order."""
     return a.reshape(shape) if type(a) is np.ndarray or not is_device(a) else _device.reshaped(a, shape)

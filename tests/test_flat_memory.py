@@ -20,7 +20,7 @@ from fastdl.initializers import he
 from fastdl.kernels import registry
 from fastdl.layers import *
 from fastdl.models import Model
-from fastdl.network import named_params
+from fastdl.network import Concat, Residual, named_params
 from fastdl.optim import Adam
 
 warm_up, steps = int(sys.argv[1]), int(sys.argv[2])
@@ -37,7 +37,8 @@ class Net(Model):
             Convolution(w(8, 3, 3, 3), zeros(8), 1, 1),
             BatchNormalization(np.ones(8, np.float32), zeros(8), per_channel=True),
             Relu(), Pooling(2, 2),
-            Convolution(w(16, 8, 3, 3), zeros(16), 2, 1), Tanh(), LocalResponseNormalization(), AveragePooling(2, 2),
+            Residual([Convolution(w(8, 8, 3, 3), zeros(8), 1, 1), Relu()]), Concat([[Relu()], Pooling(3, 3, 1, 1)]),
+            Convolution(w(16, 16, 3, 3), zeros(16), 2, 1), Tanh(), LocalResponseNormalization(), AveragePooling(2, 2),
             Convolution(w(16, 1, 3, 3), zeros(16), 1, 1, groups=16), Convolution(w(16, 16, 1, 1), zeros(16)), Sigmoid(),
             Affine(w(64, 20), zeros(20)), Relu(), Dropout(0.5, seed=1), Affine(w(20, 10), zeros(10)),
         ]

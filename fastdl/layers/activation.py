@@ -30,9 +30,13 @@ class Relu(Layer):
         As in the book this happens *in* ``dout``, which is returned; a new array is made only where ``dout`` is
         read-only or has another dtype than the output. Copy what must survive.
         """
+        return self._backward(dout, keep_dout=False)
+
+    def _backward(self, dout: np.ndarray, keep_dout: bool) -> np.ndarray:
+        """``backward``; with ``keep_dout`` always a new array."""
         out = self._kept(self.out)
         writeable = dout.flags.writeable if type(dout) is np.ndarray else is_device(dout)
-        if writeable and dout.dtype == out.dtype:
+        if writeable and not keep_dout and dout.dtype == out.dtype:
             return F.relu_backward(dout, out, out=dout)
         return F.relu_backward(dout, out)
 
