@@ -31,7 +31,7 @@ from ._files import replacing
 from .kernels.problem import Problem
 from .kernels.registry import Row
 from .layers import Layer
-from .network import Sequential
+from .network import Container
 
 #: What a layer is called in tables, before its number.
 NAMES = {
@@ -136,7 +136,8 @@ class Profile:
             kind = type(layer).__name__
             short = NAMES.get(kind, kind.lower())
             self._numbers[short] += 1
-            held = self._names[id(layer)] = layer, f"{short}{self._numbers[short]}"
+            between = "_" if short[-1].isdigit() else ""
+            held = self._names[id(layer)] = layer, f"{short}{between}{self._numbers[short]}"
         return held[1]
 
     def clear(self) -> None:
@@ -241,7 +242,7 @@ class Profile:
             return method(layer, *args, **kwargs)
         name = self.name(layer)
         line = self._line_of(id(layer), direction, name, type(layer).__name__)
-        container = isinstance(layer, Sequential)
+        container = isinstance(layer, Container)
         stack.append(_Open(layer, line, direction))
         begin = time.perf_counter_ns()
         try:
@@ -268,7 +269,7 @@ class Profile:
                 seconds = (end - begin) * 1e-9
                 if stack and stack[-1].line is not None:
                     line = stack[-1].line
-                    alone = isinstance(stack[-1].layer, Sequential)
+                    alone = isinstance(stack[-1].layer, Container)
                 else:
                     line, alone = self._line_of(problem.op, problem.direction, problem.op, "function"), True
                 line.kernels[Kernel(problem, row, args[-1])] += 1

@@ -40,7 +40,8 @@ def _finish(profile: Profile, trace: Path | None, json: Path | None) -> None:
     print(f"\n{text(profile, color=sys.stderr.isatty())}", file=sys.stderr)
     if trace is not None:
         profile.save(trace)
-        print(f"{trace}: open it in ui.perfetto.dev or chrome://tracing", file=sys.stderr)
+        short = f", without the last {profile.left_out:,} calls" if profile.left_out else ""
+        print(f"{trace}: open it in ui.perfetto.dev or chrome://tracing{short}", file=sys.stderr)
     if json is not None:
         with replacing(json) as temporary:
             temporary.write_text(formats.dumps(profile.to_json(), indent=1) + "\n")
