@@ -93,6 +93,14 @@ def test_a_record_comes_back_as_it_was(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_who_was_absent_comes_back_and_need_not_be_there():
+    assert "absent" not in a_record().to_json()
+    assert record.from_json(a_record().to_json()).absent == {}
+    found = a_record()
+    found.absent["fastdl cuda"] = "there is no CUDA device"
+    assert record.from_json(json.loads(json.dumps(found.to_json()))).absent == found.absent
+
+
 def test_derived_figures():
     first = a_record().to_json()["measurements"][0]
     assert (first["median"], first["lower_quartile"], first["upper_quartile"]) == pytest.approx((0.2, 0.15, 0.25))
@@ -145,6 +153,9 @@ def _change(path, value):
         (["machine", "versions", "numpy"], 2, "machine.versions.numpy must be of type str"),
         (["peaks", "fma", 0, "gflops"], 3.0, r"peaks.fma\[0\].gflops must be a list"),
         (["complete"], 1, "complete must be of type bool"),
+        (["absent"], ["fastdl cuda"], "absent must be an object"),
+        (["absent"], {"fastdl cuda": None}, "absent.fastdl cuda must be of type str"),
+        (["absent"], {"fastdl cuda": " "}, "absent.fastdl cuda must say why"),
         (["measurements"], {}, "measurements must be a list"),
         (["measurements", 0], [], r"measurements\[0\] must be an object"),
         (["measurements", 1, "threads"], 0, r"measurements\[1\].threads must be at least 1"),

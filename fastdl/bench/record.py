@@ -3,7 +3,7 @@
 A file is one object. Its fields are those of the dataclasses below (an optional one may be null), with::
 
     {"schema": "fastdl-bench", "version": 1, "created": ..., "suite": ..., "command": [...], "complete": true,
-     "machine": {...}, "peaks": {...}, "measurements": [{...}, ...]}
+     "machine": {...}, "peaks": {...}, "absent": {...}, "measurements": [{...}, ...]}
 
 and in each measurement, beside its own fields, figures derived from them so that other programs need not::
 
@@ -17,7 +17,7 @@ one), and the place of the triad is taken by copies on the device, whose rates c
 
 ``load`` checks all of it: unknown and missing fields, types, and that the derived figures follow from the others. Units
 are seconds, bytes, floating-point operations. Fields may be added in a new version, or with a default that files need
-not have (``Machine.gpu``); what a field means never changes.
+not have (``Machine.gpu``, ``Record.absent``); what a field means never changes.
 """
 
 from __future__ import annotations
@@ -220,12 +220,15 @@ class Record:
     measurements: list[Measurement] = field(default_factory=list)
     complete: bool = False  # False where it was interrupted
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    absent: dict[str, str] = field(default_factory=dict)  # participant -> one sentence: why it is not there
 
     def to_json(self) -> dict[str, Any]:
         """As JSON can express it."""
         own = dataclasses.asdict(self)
         if self.machine.gpu is None:
             del own["machine"]["gpu"]
+        if not self.absent:
+            del own["absent"]
         for entry, measurement in zip(own["measurements"], self.measurements, strict=True):
             entry |= measurement.figures(self.peaks)
         return {"schema": SCHEMA, "version": VERSION, **own}
@@ -262,7 +265,10 @@ def from_json(data: Any) -> Record:
             {key: value for key, value in entry.items() if key not in names} if isinstance(entry, dict) else entry
             for entry in body["measurements"]
         ]
-    record = _decode(Record, body, "")
+    record: Record = _decode(Record, body, "")
+    for name, reason in record.absent.items():
+        if not reason.strip():
+            raise RecordError(f"absent.{name} must say why {name} is absent")
     for index, (measurement, given) in enumerate(zip(record.measurements, figures, strict=True)):
         _verify(measurement, given, record.peaks, f"measurements[{index}]")
     return record
@@ -345,4 +351,4 @@ def _decode_fields(kind: Any, value: Any, at: str) -> Any:
 
 
 #: Fields that earlier files of this version do not have.
-_ADDED = {(Machine, "gpu")}
+_ADDED = {(Machine, "gpu"), (Record, "absent")}
