@@ -127,6 +127,22 @@ def test_the_triad_is_interpolated_between_sizes(nbytes, expected):
     assert PEAKS.gbps(nbytes, 1) is None
 
 
+def test_the_copies_of_a_gpu_are_apart_from_the_triad_of_a_cpu():
+    cpu, old, gpu = (
+        Triad(1000, 1, [20.0], [10.0]),
+        Triad(1000, 1, [900.0], [900.0]),
+        Triad(1000, 1, [800.0], [800.0], "cuda"),
+    )
+    assert Peaks([], [old], None).gbps(10, 1, "cuda") == 900.0
+    both = Peaks([], [cpu, gpu], None)
+    assert both.gbps(10, 1, "cuda") == 800.0 and both.gbps(10, 1, "v3") == both.gbps(10, 1) == 20.0
+    found = Record("layers", [], MACHINE, both, [measurement(isa="cuda", threads=1, bytes=400e9, seconds=[1.0])])
+    data = json.loads(json.dumps(found.to_json()))
+    assert [sorted(set(t) & {"isa"}) for t in data["peaks"]["triad"]] == [[], ["isa"]]
+    assert data["measurements"][0]["percent_of_triad"] == pytest.approx(50)
+    assert record.from_json(data).peaks == both
+
+
 def _change(path, value):
     def change(data):
         *parents, last = path
