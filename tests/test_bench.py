@@ -93,6 +93,14 @@ def test_a_record_comes_back_as_it_was(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_who_was_absent_comes_back_and_need_not_be_there():
+    assert "absent" not in a_record().to_json()
+    assert record.from_json(a_record().to_json()).absent == {}
+    found = a_record()
+    found.absent["fastdl cuda"] = "there is no CUDA device"
+    assert record.from_json(json.loads(json.dumps(found.to_json()))).absent == found.absent
+
+
 def test_derived_figures():
     first = a_record().to_json()["measurements"][0]
     assert (first["median"], first["lower_quartile"], first["upper_quartile"]) == pytest.approx((0.2, 0.15, 0.25))
@@ -117,6 +125,22 @@ def test_the_peak_is_that_of_level_compute_dtype_and_threads():
 def test_the_triad_is_interpolated_between_sizes(nbytes, expected):
     assert PEAKS.gbps(nbytes, 2) == (None if expected is None else pytest.approx(expected))
     assert PEAKS.gbps(nbytes, 1) is None
+
+
+def test_the_copies_of_a_gpu_are_apart_from_the_triad_of_a_cpu():
+    cpu, old, gpu = (
+        Triad(1000, 1, [20.0], [10.0]),
+        Triad(1000, 1, [900.0], [900.0]),
+        Triad(1000, 1, [800.0], [800.0], "cuda"),
+    )
+    assert Peaks([], [old], None).gbps(10, 1, "cuda") == 900.0
+    both = Peaks([], [cpu, gpu], None)
+    assert both.gbps(10, 1, "cuda") == 800.0 and both.gbps(10, 1, "v3") == both.gbps(10, 1) == 20.0
+    found = Record("layers", [], MACHINE, both, [measurement(isa="cuda", threads=1, bytes=400e9, seconds=[1.0])])
+    data = json.loads(json.dumps(found.to_json()))
+    assert [sorted(set(t) & {"isa"}) for t in data["peaks"]["triad"]] == [[], ["isa"]]
+    assert data["measurements"][0]["percent_of_triad"] == pytest.approx(50)
+    assert record.from_json(data).peaks == both
 
 
 def _change(path, value):
@@ -145,6 +169,9 @@ def _change(path, value):
         (["machine", "versions", "numpy"], 2, "machine.versions.numpy must be of type str"),
         (["peaks", "fma", 0, "gflops"], 3.0, r"peaks.fma\[0\].gflops must be a list"),
         (["complete"], 1, "complete must be of type bool"),
+        (["absent"], ["fastdl cuda"], "absent must be an object"),
+        (["absent"], {"fastdl cuda": None}, "absent.fastdl cuda must be of type str"),
+        (["absent"], {"fastdl cuda": " "}, "absent.fastdl cuda must say why"),
         (["measurements"], {}, "measurements must be a list"),
         (["measurements", 0], [], r"measurements\[0\] must be an object"),
         (["measurements", 1, "threads"], 0, r"measurements\[1\].threads must be at least 1"),

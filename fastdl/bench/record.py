@@ -3,7 +3,7 @@
 A file is one object. Its fields are those of the dataclasses below (an optional one may be null), with::
 
     {"schema": "fastdl-bench", "version": 1, "created": ..., "suite": ..., "command": [...], "complete": true,
-     "machine": {...}, "peaks": {...}, "measurements": [{...}, ...]}
+     "machine": {...}, "peaks": {...}, "absent": {...}, "measurements": [{...}, ...]}
 
 and in each measurement, beside its own fields, figures derived from them so that other programs need not::
 
@@ -13,11 +13,11 @@ and in each measurement, beside its own fields, figures derived from them so tha
     percent_of_triad                          gbps by the triad's at as many bytes and as many threads
 
 On a GPU the ISA level is "cuda", the threads are 1, the peak of a dtype is that of PyTorch's matrix products ("tf32" is
-one), and the place of the triad is taken by copies on the device, whose rates count both arrays.
+one), and the place of the triad is taken by copies on the device (``Triad.isa``), whose rates count both arrays.
 
 ``load`` checks all of it: unknown and missing fields, types, and that the derived figures follow from the others. Units
 are seconds, bytes, floating-point operations. Fields may be added in a new version, or with a default that files need
-not have (``Machine.gpu``); what a field means never changes.
+not have (``Machine.gpu``, ``Record.absent``, ``Triad.isa``); what a field means never changes.
 """
 
 from __future__ import annotations
@@ -92,6 +92,7 @@ class Triad:
     threads: int
     gbps: list[float]  # of each repetition, with plain stores
     streaming_gbps: list[float]  # with stores around the caches
+    isa: str = ""  # "cuda": copies on a GPU. Files that know no CPU beside it may leave that out
 
     @property
     def rate(self) -> float:
@@ -113,9 +114,14 @@ class Peaks:
         found = [p.best for p in self.fma if (p.isa, p.dtype, p.threads) == (isa, compute, threads)]
         return max(found, default=None)
 
-    def gbps(self, nbytes: float, threads: int) -> float | None:
+    def triads(self, isa: str, threads: int) -> list[Triad]:
+        """Those of the device that has this ISA level, from the smallest to the largest."""
+        cuda = isa == CUDA and any(t.isa == CUDA for t in self.triad)
+        return sorted((t for t in self.triad if (t.threads, t.isa == CUDA) == (threads, cuda)), key=lambda t: t.bytes)
+
+    def gbps(self, nbytes: float, threads: int, isa: str = "") -> float | None:
         """The triad's rate at ``nbytes``, interpolated between the sizes on a logarithmic scale."""
-        points = sorted((t.bytes, t.rate) for t in self.triad if t.threads == threads)
+        points = [(t.bytes, t.rate) for t in self.triads(isa, threads)]
         if not points or nbytes <= 0:
             return None
         if nbytes <= points[0][0]:
@@ -197,7 +203,7 @@ class Measurement:
         gflops = None if self.flop is None else self.flop / median / 1e9
         gbps = None if self.bytes is None else self.bytes / median / 1e9
         peak = None if peaks is None else peaks.gflops(self.isa, self.dtype, self.threads)
-        triad = None if peaks is None or self.bytes is None else peaks.gbps(self.bytes, self.threads)
+        triad = None if peaks is None or self.bytes is None else peaks.gbps(self.bytes, self.threads, self.isa)
         return {
             "median": median,
             "lower_quartile": lower,
@@ -220,12 +226,18 @@ class Record:
     measurements: list[Measurement] = field(default_factory=list)
     complete: bool = False  # False where it was interrupted
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    absent: dict[str, str] = field(default_factory=dict)  # participant -> one sentence: why it is not there
 
     def to_json(self) -> dict[str, Any]:
         """As JSON can express it."""
         own = dataclasses.asdict(self)
         if self.machine.gpu is None:
             del own["machine"]["gpu"]
+        if not self.absent:
+            del own["absent"]
+        for entry in own["peaks"]["triad"] if own["peaks"] else ():
+            if not entry["isa"]:
+                del entry["isa"]
         for entry, measurement in zip(own["measurements"], self.measurements, strict=True):
             entry |= measurement.figures(self.peaks)
         return {"schema": SCHEMA, "version": VERSION, **own}
@@ -262,7 +274,10 @@ def from_json(data: Any) -> Record:
             {key: value for key, value in entry.items() if key not in names} if isinstance(entry, dict) else entry
             for entry in body["measurements"]
         ]
-    record = _decode(Record, body, "")
+    record: Record = _decode(Record, body, "")
+    for name, reason in record.absent.items():
+        if not reason.strip():
+            raise RecordError(f"absent.{name} must say why {name} is absent")
     for index, (measurement, given) in enumerate(zip(record.measurements, figures, strict=True)):
         _verify(measurement, given, record.peaks, f"measurements[{index}]")
     return record
@@ -345,4 +360,4 @@ def _decode_fields(kind: Any, value: Any, at: str) -> Any:
 
 
 #: Fields that earlier files of this version do not have.
-_ADDED = {(Machine, "gpu")}
+_ADDED = {(Machine, "gpu"), (Record, "absent"), (Triad, "isa")}
