@@ -71,6 +71,7 @@ class Line:
         self.seconds = array("d")  # of each call
         self.kernels: Counter[Kernel] = Counter()  # -> calls
         self.kernel_seconds = 0.0
+        self.output: tuple[tuple[int, ...], int] | None = None  # shape and bytes of the last one
 
     @property
     def total(self) -> float:
@@ -246,7 +247,9 @@ class Profile:
         stack.append(_Open(layer, line, direction))
         begin = time.perf_counter_ns()
         try:
-            return method(layer, *args, **kwargs)
+            out = method(layer, *args, **kwargs)
+            line.output = _size(out[1] if type(out) is tuple else out)  # (ReLU, pooled, indices): a fused pooling's
+            return out
         finally:
             end = time.perf_counter_ns()
             stack.pop()
@@ -298,6 +301,11 @@ def paused() -> Iterator[None]:
     finally:
         if profile is not None:
             profile._paused = False
+
+
+def _size(out: Any) -> tuple[tuple[int, ...], int] | None:
+    shape = getattr(out, "shape", None)
+    return None if shape is None else (shape, out.nbytes)
 
 
 # ---- layers on the clock --------------------------------------------------------------------------------------------

@@ -128,9 +128,14 @@ class Model:
     def unread_loss_and_gradient(self, x: np.ndarray, t: np.ndarray) -> tuple[Any, dict[str, np.ndarray]]:
         """:meth:`loss_and_gradient` with the loss as :meth:`loss` gives it: nobody waits for a device."""
         loss = self.loss(x, t)
+        return loss, self.backward()
+
+    def backward(self) -> dict[str, np.ndarray]:
+        """Gradients of the last :meth:`loss` under the names of ``params``: new arrays. Once for each ``loss``: each
+        layer gives its activations up."""
         layers = self._sequence()
         network.backward(layers, self.last_layer.backward(1), need_dx=False, release=True)
-        return loss, network.named_grads(layers)
+        return network.named_grads(layers)
 
     @property
     def device(self) -> str:

@@ -1,0 +1,344 @@
+"""``fastdl bench``: a network, layer by layer, for all who can run it, in turns.
+
+A turn of a participant is a few passes as a whole, then a few with a clock around each layer; the turns of all
+participants alternate, so that a drift of the machine meets all of them. Before that everybody's scores and gradients
+are compared: who computes something else is not timed.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ..kernels import registry
+from ..layers import Layer
+from ..profiling import Line, Profile
+from . import machine, peak
+from .nets import Network, make
+from .participants import Ours, Sample, Setting, Torch, available, distance, tolerance
+from .record import Check, Measurement, Record
+from .work import Work
+
+GROUPS = {
+    "Convolution": "convolution",
+    "Affine": "dense",
+    "Pooling": "pooling",
+    "AveragePooling": "pooling",
+    "BatchNormalization": "normalisation",
+    "LocalResponseNormalization": "normalisation",
+    "Relu": "activation",
+    "Relu6": "activation",
+    "Sigmoid": "activation",
+    "Tanh": "activation",
+    "Dropout": "dropout",
+    "Residual": "join",
+    "Concat": "join",
+    "SoftmaxWithLoss": "loss",
+}
+#: Images of the comparison: results of few tell as much, and the NumPy reference takes its time.
+COMPARED = 2
+#: A pause before a turn, in which the threads of other libraries stop spinning.
+PAUSE = 0.03
+
+
+class Plan(NamedTuple):
+    """What to measure."""
+
+    network: str
+    batches: tuple[int, ...] = ()  # none: the network's own
+    devices: tuple[str, ...] = ("cpu",)
+    backends: tuple[str, ...] = ("cython",)
+    dtypes: tuple[str, ...] = ("float32",)
+    passes: tuple[str, ...] = ("forward", "backward")
+    peers: tuple[str, ...] = ()
+    threads: tuple[int, ...] = (1,)
+    rounds: int = 9  # turns of each participant at most
+    seconds: float = 20.0  # for the turns of one participant, roughly; at least two turns
+
+    def settings(self, batch: int) -> list[Setting]:
+        """Every combination but of dtypes, ``batch`` where the plan has no batches."""
+        return [
+            Setting(size, dtype, threads, self.passes)
+            for dtype in self.dtypes
+            for size in self.batches or (batch,)
+            for threads in self.threads
+        ]
+
+
+class Reporter:
+    """Is told how far it is; what it says is nobody's business here."""
+
+    def begin(self, text: str, seconds: float) -> None:
+        """A comparison starts whose turns will take so long."""
+
+    def advance(self, seconds: float) -> None:
+        """So much of that is done."""
+
+    def say(self, text: str) -> None:
+        """A sentence for the user."""
+
+
+class Row(NamedTuple):
+    """A line of the table: a layer, and neighbours behind it that its kernel computes."""
+
+    name: str
+    layers: tuple[Layer, ...]
+    names: tuple[str, ...]
+
+
+def run(plan: Plan, reporter: Reporter, command: Sequence[str]) -> Record:
+    """Measures all of ``plan``. Ctrl-C ends it early: the record, with what there is, is not ``complete``.
+
+    ``ValueError`` for a network that cannot be made, before anything is measured.
+    """
+    here, absent = available(plan.devices, plan.backends, plan.peers)
+    first = make(plan.network, plan.dtypes[0])
+    described = machine.describe("torch", "numba", "cupy-cuda13x", "cupy-cuda12x")
+    record = Record("network", list(command), described, absent=absent)
+    for name, reason in absent.items():
+        reporter.say(f"{name}: {reason}")
+    if not here:
+        return record
+    record.peaks = peak.measure(plan.threads)
+    networks = {plan.dtypes[0]: first}
+    try:
+        for setting in plan.settings(first.batch):
+            if setting.dtype not in networks:
+                networks = {setting.dtype: make(plan.network, setting.dtype)}  # one at a time in memory
+            _compare(networks[setting.dtype], setting, plan, here, record, reporter)
+        record.complete = True
+    except KeyboardInterrupt:
+        reporter.say("interrupted: what was measured is kept")
+    return record
+
+
+def _compare(
+    network: Network,
+    setting: Setting,
+    plan: Plan,
+    here: Sequence[tuple[str, str]],
+    record: Record,
+    reporter: Reporter,
+) -> None:
+    """All participants of one setting. An interrupt leaves what was measured in the record."""
+    participants: list[Any] = []
+    for kind, name in here:
+        try:
+            participants.append(Ours(name, network, setting) if kind == "ours" else Torch(network, setting))
+        except TypeError as error:
+            record.absent[f"{kind} {name}"] = str(error)
+            reporter.say(f"{kind} {name}: {error}")
+    checks: dict[str, Check | None] = {}
+    first_calls: dict[str, float] = {}
+    expected = None
+    for participant in list(participants):
+        begin = time.perf_counter()
+        participant.parts()
+        first_calls[participant.name] = time.perf_counter() - begin
+        found = participant.results(min(COMPARED, setting.batch))
+        if expected is None:
+            expected, against = found, participant.name
+            checks[participant.name] = None
+            continue
+        allowed = tolerance(network, min(COMPARED, setting.batch), setting.dtype)
+        check = checks[participant.name] = Check(distance(found, expected), allowed, against)
+        if not check.passed:
+            participants.remove(participant)
+            reason = f"its results are {check.difference:.2g} from those of {against}, and may be {allowed:.2g}"
+            record.absent[participant.name] = reason
+            reporter.say(f"{participant.name}: {reason}")
+    del expected
+    turns = [_Turns(p, plan) for p in participants]
+    reporter.begin(_describe(network, setting), sum(t.rounds * t.once for t in turns))
+    try:
+        for number in range(max((t.rounds for t in turns), default=0)):
+            for turn in turns:
+                if number < turn.rounds:
+                    turn.take()
+                    reporter.advance(turn.once)
+    finally:
+        rows = _rows(network, [p for p in participants if isinstance(p, Ours)])
+        for turn in turns:
+            if turn.wholes:
+                check, first = checks[turn.participant.name], first_calls[turn.participant.name]
+                record.measurements += _measurements(network, setting, rows, turn, turns[0], check, first)
+
+
+def _describe(network: Network, setting: Setting) -> str:
+    threads = "1 thread" if setting.threads == 1 else f"{setting.threads} threads"
+    return f"{network.name}, batch {setting.batch}, {setting.dtype}, {threads}"
+
+
+class _Turns:
+    """A participant and its times."""
+
+    def __init__(self, participant: Any, plan: Plan) -> None:
+        self.participant = participant
+        self.wholes: dict[str, list[float]] = defaultdict(list)  # pass -> seconds
+        self.layers: dict[tuple[int, str], list[float]] = defaultdict(list)
+        begin = time.perf_counter()
+        participant.whole()
+        participant.parts()
+        pair = time.perf_counter() - begin
+        self.calls = max(1, min(10, int(0.1 / pair)))  # short passes several times in a turn
+        self.once = PAUSE + (self.calls + 1) * pair
+        self.rounds = max(2, min(plan.rounds, int(plan.seconds / self.once)))
+
+    def take(self) -> None:
+        """One turn: the first passes wake threads and caches up and are not counted."""
+        time.sleep(PAUSE)
+        wholes: list[Sample] = []
+        parts: list[Sample] = []
+        gc.collect()
+        gc.disable()
+        try:
+            self.participant.whole()
+            for _ in range(self.calls):
+                wholes.append(self.participant.whole())
+            self.participant.parts()
+            for _ in range(self.calls):
+                parts.append(self.participant.parts())
+        finally:
+            gc.enable()
+        for sample in wholes:
+            for (_, name), seconds in sample.items():
+                self.wholes[name].append(seconds)
+        for sample in parts:
+            for (key, name), seconds in sample.items():
+                if key is not None:
+                    self.layers[key, name].append(seconds)
+
+
+# ---- rows -----------------------------------------------------------------------------------------------------------
+
+
+def _rows(network: Network, ours: Sequence[Ours]) -> list[Row]:
+    """The layers; one that a kernel of the layer before it computes, in a forward pass of any of fastdl's, belongs to
+    that one for everybody: times of a row are then times for the same work."""
+    names = Profile()
+    rows: list[Row] = []
+    passes = [p.lines[name] for p in ours for name in ("inference", "forward") if name in p.lines]
+    for layer in network.layers():
+        name = names.name(layer)
+        alone = all(id(layer) in lines for lines in passes) or layer is network.loss
+        if alone or not rows:
+            rows.append(Row(name, (layer,), (name,)))
+        else:
+            last = rows[-1]
+            rows[-1] = Row(last.name, (*last.layers, layer), (*last.names, name))
+    return rows
+
+
+def _measurements(
+    network: Network,
+    setting: Setting,
+    rows: Sequence[Row],
+    turn: _Turns,
+    first: _Turns,
+    check: Check | None,
+    once: float,
+) -> list[Measurement]:
+    """Of one participant; work and sizes are those that the first one of fastdl's found."""
+    found: list[Measurement] = []
+    for name in setting.passes:
+        if not turn.wholes[name]:
+            continue
+        whole: Work | None = Work(0.0, 0.0)
+        for index, row in enumerate(rows):
+            lines = _lines(first, name, row)
+            own = _lines(turn, name, row)
+            seconds = [
+                sum(values)
+                for values in zip(
+                    *(turn.layers[id(layer), name] for layer in row.layers if turn.layers.get((id(layer), name))),
+                    strict=True,
+                )
+            ]
+            work = _work(lines)
+            whole = None if whole is None or work is None else whole + work
+            if seconds:
+                settings = _settings(network, setting, turn, index, row, lines, own)
+                found.append(
+                    _measurement(
+                        f"{network.name}/{row.name}", row, name, setting, turn, seconds, own, work, settings, check
+                    )
+                )
+        settings = {"network": network.name, "batch": setting.batch, "device": turn.participant.device}
+        settings |= {"first_call": once, "image": list(network.image)}
+        case = _measurement(network.name, None, name, setting, turn, turn.wholes[name], (), whole, settings, check)
+        found.append(case)
+    return found
+
+
+def _lines(turn: _Turns, name: str, row: Row) -> list[Line]:
+    """What fastdl's participant has seen of the row."""
+    lines = getattr(turn.participant, "lines", {}).get(name, {})
+    return [lines[id(layer)] for layer in row.layers if id(layer) in lines]
+
+
+def _work(lines: Sequence[Line]) -> Work | None:
+    total = Work(0.0, 0.0)
+    for line in lines:
+        work = line.work()
+        if work is None:
+            return None
+        total += work
+    return total
+
+
+def _settings(
+    network: Network, setting: Setting, turn: _Turns, index: int, row: Row, lines: Sequence[Line], own: Sequence[Line]
+) -> dict[str, Any]:
+    kernels = [kernel for line in own for kernel in line.kernels if kernel.row.backend == "cython"]
+    workspace = max((k.row.workspace(k.problem, k.row.isa, k.threads) for k in kernels), default=None)
+    output = next((line.output for line in reversed(lines) if line.output is not None), None)
+    return {
+        "network": network.name,
+        "batch": setting.batch,
+        "device": turn.participant.device,
+        "index": index,
+        "layers": list(row.names),
+        "parameter_bytes": sum(a.nbytes for layer in row.layers for a in layer.params.values()),
+        "output_bytes": None if output is None else output[1],
+        "output_shape": None if output is None else list(output[0]),
+        "workspace_bytes": workspace,
+    }
+
+
+def _measurement(
+    case: str,
+    row: Row | None,
+    name: str,
+    setting: Setting,
+    turn: _Turns,
+    seconds: list[float],
+    own: Sequence[Line],
+    work: Work | None,
+    settings: dict[str, Any],
+    check: Check | None,
+) -> Measurement:
+    kernels = dict.fromkeys(
+        f"{k.problem.op} {k.problem.direction}: {k.row.label}" for line in own for k in line.kernels
+    )
+    op = next((k.problem.op for line in own for k in line.kernels), type(row.layers[0]).__name__ if row else "network")
+    levels = registry.available_levels()
+    return Measurement(
+        suite="network",
+        case=case,
+        group="total" if row is None else GROUPS.get(type(row.layers[0]).__name__, "other"),
+        op=op,
+        direction=name,
+        dtype=setting.dtype,
+        threads=setting.threads,
+        participant=turn.participant.name,
+        isa=levels[-1] if levels else "any",
+        seconds=[round(s, 9) for s in seconds],
+        kernels=list(kernels),
+        flop=None if work is None else work.flop,
+        bytes=None if work is None else work.bytes,
+        check=check,
+        settings=settings,
+    )

@@ -1,0 +1,269 @@
+"""Those who run a network for ``fastdl bench``: fastdl on a backend, and PyTorch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .. import backend
+from ..layers import Dropout
+from ..models import Model
+from ..profiling import Line, Profile
+from . import torch_peer
+from .nets import Network
+
+PASSES = ("inference", "forward", "backward")
+#: (id of a layer, pass) -> seconds; the layer None is the whole pass.
+Sample = dict[tuple[int | None, str], float]
+
+
+class Setting(NamedTuple):
+    """What all participants of one comparison have in common."""
+
+    batch: int
+    dtype: str
+    threads: int
+    passes: tuple[str, ...]
+
+    @property
+    def trains(self) -> bool:
+        """Whether a pass is that of training."""
+        return "forward" in self.passes or "backward" in self.passes
+
+
+class Ours:
+    """fastdl on one backend, on the CPU."""
+
+    device = "cpu"
+
+    def __init__(self, name: str, network: Network, setting: Setting, conv: str = "auto") -> None:
+        self.name = f"fastdl {name}" if conv == "auto" else f"fastdl {name} {conv}"
+        self.backend, self.network, self.setting, self.conv = name, network, setting, conv
+        self.x, self.t = network.data(setting.batch, setting.dtype)
+        self.profile = Profile()
+        for layer in network.layers():
+            self.profile.name(layer)
+        self.lines: dict[str, dict[int, Line]] = {}  # pass -> id of a layer -> its last line
+        self._dout: np.ndarray | None = None
+
+    def context(self) -> AbstractContextManager[Any]:
+        """In which it runs."""
+        stack = ExitStack()
+        stack.enter_context(backend.use_backend(self.backend))
+        stack.enter_context(backend.threads(self.setting.threads))
+        stack.enter_context(backend.conv_algorithm(self.conv))
+        return stack
+
+    def whole(self) -> Sample:
+        """Seconds of each pass as a whole."""
+        found: Sample = {}
+        with self.context():
+            if "inference" in self.setting.passes:
+                with backend.inference():
+                    found[None, "inference"], _ = _timed(self._predict)
+            if self.setting.trains:
+                found[None, "forward"], out = _timed(self._forward)
+                if "backward" in self.setting.passes:
+                    found[None, "backward"], _ = _timed(self._backward, out)
+        return found
+
+    def parts(self) -> Sample:
+        """Seconds of each layer in each pass."""
+        found: Sample = {}
+        with self.context():
+            if "inference" in self.setting.passes:
+                with backend.inference(), self._on_the_clock("inference", "forward", found):
+                    self._predict()
+            if self.setting.trains:
+                with self._on_the_clock("forward", "forward", found):
+                    out = self._forward()
+                if "backward" in self.setting.passes:
+                    with self._on_the_clock("backward", "backward", found):
+                        self._backward(out)
+        return found
+
+    def _on_the_clock(self, name: str, direction: str, found: Sample) -> AbstractContextManager[Any]:
+        stack = ExitStack()
+
+        def keep() -> None:
+            of = {id(layer): self.profile.line(layer, direction) for layer in self.network.layers()}
+            self.lines[name] = {key: line for key, line in of.items() if line is not None}
+            found.update({(key, name): line.total for key, line in self.lines[name].items()})
+
+        self.profile.clear()
+        stack.callback(keep)
+        stack.enter_context(self.profile)
+        return stack
+
+    def _predict(self) -> Any:
+        net = self.network.net
+        return net.predict(self.x) if isinstance(net, Model) else net.forward(self.x, False)
+
+    def _forward(self) -> Any:
+        net = self.network.net
+        return net.loss(self.x, self.t) if isinstance(net, Model) else net.forward(self.x, True)
+
+    def _backward(self, out: Any) -> None:
+        net = self.network.net
+        if isinstance(net, Model):
+            net.backward()
+        else:
+            if self._dout is None:
+                self._dout = np.random.default_rng(1).random(out.shape).astype(out.dtype)
+            net.backward(self._dout, need_dx=False)
+
+    def results(self, images: int) -> dict[str, np.ndarray]:
+        """Scores of the first images, and with training passes their gradients without dropout, in float64."""
+        net, (x, t) = self.network.net, (self.x[:images], self.t[:images])
+        with self.context():
+            with backend.inference():
+                scores = net.predict(x) if isinstance(net, Model) else net.forward(x, False)
+            found = {"scores": scores.astype(np.float64)}
+            if isinstance(net, Model) and self.setting.trains:
+                with without_dropout(self.network):
+                    grads = net.gradient(x, t)
+                found["gradients"] = np.concatenate([g.astype(np.float64).ravel() for g in grads.values()])
+        return found
+
+
+class Torch:
+    """PyTorch on the CPU, in the memory format that is faster for this network."""
+
+    name, device = "torch cpu", "cpu"
+
+    def __init__(self, network: Network, setting: Setting) -> None:
+        import torch
+
+        self._torch: Any = torch
+        self.network, self.setting = network, setting
+        self.peer = torch_peer.Network(network.steps, network.loss, self.device)
+        x, t = network.data(setting.batch, setting.dtype)
+        self.x, self.t = torch_peer.tensor(x, self.device), torch_peer.tensor(t, self.device)
+        self.dout: Any = None
+
+    def context(self) -> AbstractContextManager[Any]:
+        """In which it runs."""
+        return torch_peer.threads(self.setting.threads)
+
+    def whole(self) -> Sample:
+        """Seconds of each pass as a whole: one graph for all layers."""
+        found: Sample = {}
+        with self.context():
+            if "inference" in self.setting.passes:
+                self.peer.training = False
+                with self._torch.inference_mode():
+                    found[None, "inference"], _ = _timed(self.peer.forward, self.x)
+                self.peer.training = True
+            if self.setting.trains:
+                self.peer.forget_gradients()
+                found[None, "forward"], out = _timed(self.peer.loss, self.x, self.t)
+                if "backward" in self.setting.passes:
+                    found[None, "backward"], _ = _timed(out.backward, *self._douts(out))
+        return found
+
+    def parts(self) -> Sample:
+        """Seconds of each layer in each pass: each layer a graph of its own."""
+        found: Sample = {}
+        clock, peer = time.perf_counter, self.peer
+        with self.context():
+            if "inference" in self.setting.passes:
+                peer.training = False
+                for (key, _), seconds in peer.timed_forward(self.x, self.t, clock, keep=False).items():
+                    found[key, "inference"] = seconds
+                peer.training = True
+            if self.setting.trains:
+                peer.forget_gradients()
+                found.update(peer.timed_forward(self.x, self.t, clock, keep=True))
+                if "backward" in self.setting.passes:
+                    found.update(peer.timed_backward(self.dout, clock))
+        return found
+
+    def _douts(self, out: Any) -> tuple[Any, ...]:
+        if self.network.loss is not None:
+            return ()
+        if self.dout is None:
+            self.dout = self._torch.rand_like(out)
+        return (self.dout,)
+
+    def results(self, images: int) -> dict[str, np.ndarray]:
+        """As those of ``Ours``."""
+        peer, x, t = self.peer, self.x[:images], self.t[:images]
+        with self.context():
+            peer.training = False
+            with self._torch.no_grad():
+                found = {"scores": torch_peer.array(peer.forward(x))}
+            peer.training = True
+            if isinstance(self.network.net, Model) and self.setting.trains:
+                peer.forget_gradients()
+                with without_dropout(self.network):
+                    peer.loss(x, t).backward()
+                grads = peer.gradients()
+                layers = [layer for layer in self.network.layers() if layer.params]
+                found["gradients"] = np.concatenate(
+                    [grads[id(layer), i].ravel() for layer in layers for i in range(len(layer.params))]
+                )
+        return found
+
+
+@contextmanager
+def without_dropout(network: Network) -> Iterator[None]:
+    """In the block every dropout keeps everything: two participants draw different masks."""
+    layers = [layer for layer in network.layers() if isinstance(layer, Dropout)]
+    ratios = [layer.dropout_ratio for layer in layers]
+    for layer in layers:
+        layer.dropout_ratio = 0.0
+    try:
+        yield
+    finally:
+        for layer, ratio in zip(layers, ratios, strict=True):
+            layer.dropout_ratio = ratio
+
+
+def _timed(call: Callable[..., Any], *args: Any) -> tuple[float, Any]:
+    begin = time.perf_counter()
+    out = call(*args)
+    return time.perf_counter() - begin, out
+
+
+def distance(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> float:
+    """The largest relative distance of scores or gradients, as vectors."""
+    return max(float(np.linalg.norm(found[k] - e) / max(np.linalg.norm(e), 1e-300)) for k, e in expected.items())
+
+
+def tolerance(network: Network, images: int, dtype: str) -> float:
+    """How far two results may be apart, relative: in each layer with weights roundings of sums as long as a filter's
+    gradient (a product for each pixel of the batch) add up at random."""
+    weights = sum(1 for layer in network.layers() if layer.params)
+    longest = images * math.prod(network.image[1:] or (1,))
+    return 4 * weights * math.sqrt(longest) * _eps(dtype)
+
+
+def _eps(dtype: str) -> float:
+    return {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}[dtype]
+
+
+def available(
+    devices: Sequence[str], backends: Sequence[str], peers: Sequence[str]
+) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """(kind, name) of those that can run here, and why the others cannot: by their columns' names."""
+    found: list[tuple[str, str]] = []
+    absent: dict[str, str] = {}
+    for device in devices:
+        for name in backends if device == "cpu" else ("cuda",):
+            reason = backend.missing(name)
+            if reason:
+                absent[f"fastdl {name}"] = reason
+            else:
+                found.append(("ours", name))
+        for peer in peers:
+            reason = torch_peer.missing(device)
+            if reason:
+                absent[f"{peer} {device}"] = reason
+            else:
+                found.append((peer, device))
+    return found, absent
