@@ -15,9 +15,10 @@ import pytest
 
 import fastdl
 from fastdl import backend as settings
-from fastdl.cli import AnyBackend, Backend, Dtype, Isa, Method, main
+from fastdl.cli import AnyBackend, Backend, Dtype, Isa, Method, Net, main
 from fastdl.kernels import registry
 from fastdl.kernels.problem import COMPUTE
+from fastdl.models.catalog import NETWORKS
 from fastdl.optim import BY_NAME
 
 COMPILED = "cython" in settings.available_backends()
@@ -91,6 +92,7 @@ def test_choices_are_those_of_the_package():
     assert {i.value for i in Isa} == set(registry.LEVELS)
     assert {d.value for d in Dtype} == set(COMPUTE)
     assert {m.value for m in Method} == set(BY_NAME)
+    assert {n.value for n in Net} == {name for name, entry in NETWORKS.items() if entry.classes == 10}
 
 
 def test_starting_loads_little():
@@ -369,6 +371,14 @@ def test_the_same_seed_gives_the_same_numbers_with_any_number_of_threads(run):
     first = numbers("--threads", 1)
     assert numbers("--threads", 2) == first
     assert numbers("--seed", 1) != first
+
+
+def test_networks_of_the_catalog_train(run):
+    code, out, err = run("train", "--model", "mlp", "--epochs", 3, "--json")
+    assert code == 0, err
+    metrics = json.loads(out)
+    assert metrics["settings"]["model"] == "mlp"
+    assert metrics["test_accuracy"] > 0.9
 
 
 @pytest.mark.parametrize("optimizer", [method.value for method in Method])

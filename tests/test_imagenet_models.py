@@ -16,7 +16,8 @@ from fastdl.layers import (
     Relu,
     SoftmaxWithLoss,
 )
-from fastdl.models import VGG, AlexNet
+from fastdl.models import VGG, AlexNet, GoogLeNet, ResNet
+from fastdl.network import leaves
 from fastdl.optim import Momentum
 from numerical import central_differences
 
@@ -248,18 +249,20 @@ def test_a_step_lowers_the_loss(make):
         (lambda: AlexNet(grouped=True, dtype="float32", seed=0), 227),
         (lambda: VGG(16, dtype="float32", seed=0), 224),
         (lambda: VGG(16, batch_norm=True, dtype="float32", seed=0), 224),
+        (lambda: GoogLeNet(dtype="float32", seed=0), 224),
+        (lambda: ResNet(50, dtype="float32", seed=0), 224),
     ],
-    ids=["alexnet", "grouped", "vgg16", "vgg16_bn"],
+    ids=["alexnet", "grouped", "vgg16", "vgg16_bn", "googlenet", "resnet50"],
 )
 def test_full_size(make, side):
-    """One image of the real size, forward and backward; a small step lowers the loss."""
+    """Two images of the real size, forward and backward; a small step lowers the loss."""
     net = make()
     x = np.random.default_rng(0).standard_normal((2, 3, side, side)).astype(np.float32)
     with fastdl.inference():
         scores = net.predict(x)
     assert scores.shape == (2, 1000)
     assert np.isfinite(scores).all()
-    for layer in net.layers:
+    for layer in leaves(net.layers):
         if isinstance(layer, Dropout):
             layer.dropout_ratio = 0.0
     t = np.array([3, 5])

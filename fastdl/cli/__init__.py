@@ -78,10 +78,12 @@ class DataSet(StrEnum):
 
 
 class Net(StrEnum):
-    """Networks."""
+    """Networks for digits."""
 
     deepconvnet = "deepconvnet"
     simpleconvnet = "simpleconvnet"
+    lenet = "lenet"
+    mlp = "mlp"
 
 
 class Method(StrEnum):
@@ -214,7 +216,7 @@ def train(
             show_default=False,
         ),
     ] = None,
-    model: Annotated[Net, typer.Option(help="The book's network to train.", rich_help_panel="What")] = Net.deepconvnet,
+    model: Annotated[Net, typer.Option(help="The network to train.", rich_help_panel="What")] = Net.deepconvnet,
     epochs: Annotated[
         int | None,
         typer.Option(

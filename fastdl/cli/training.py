@@ -1,4 +1,4 @@
-"""``fastdl train``: a network of the book on handwritten digits."""
+"""``fastdl train``: a network on handwritten digits."""
 
 from __future__ import annotations
 
@@ -77,8 +77,9 @@ def run(options: Options) -> None:
 
 
 def _train(options: Options) -> None:
-    from .. import backend, models
+    from .. import backend
     from ..data import load_dataset
+    from ..models.catalog import NETWORKS
     from ..train import Trainer
 
     with user_errors(OSError, ValueError):
@@ -88,9 +89,7 @@ def _train(options: Options) -> None:
             options.output.mkdir(parents=True, exist_ok=True)
             if not os.access(options.output, os.W_OK):
                 raise UserError(f"{options.output} cannot be written to")
-    network = {"deepconvnet": models.DeepConvNet, "simpleconvnet": models.SimpleConvNet}[options.model](
-        dtype=options.dtype, seed=options.seed
-    )
+    network = NETWORKS[options.model].build(dtype=options.dtype, seed=options.seed)
     report = _Report(options)
     with user_errors(ValueError, RuntimeError, MemoryError):
         trainer = Trainer(

@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .errors import UserError
-
-if TYPE_CHECKING:
-    from ..models import Model
 
 BATCH = 100
 
@@ -45,11 +42,11 @@ def run(models: Sequence[str], dtypes: Sequence[str], as_json: bool) -> None:
         for model in models:
             for dtype in dtypes:
                 with backend.use_backend("numpy"), backend.explain() as calls:  # how many there are
-                    _work(_network(model, dtype), 1)
+                    _work(model, dtype, 1)
                 task = bar.add_task(f"{model} {dtype}", total=len(calls.problems))
                 before, begin = jit.statistics(), time.perf_counter()
                 with backend.use_backend("numba"), Advancing(lambda task=task: bar.advance(task)):  # type: ignore[misc]
-                    _work(_network(model, dtype), BATCH)
+                    _work(model, dtype, BATCH)
                 seconds = time.perf_counter() - begin
                 compiled, loaded = (b - a for a, b in zip(before, jit.statistics(), strict=True))
                 found.append(
@@ -66,22 +63,17 @@ def run(models: Sequence[str], dtypes: Sequence[str], as_json: bool) -> None:
     print(f"they are kept in {jit.cache_folder()}")
 
 
-def _network(name: str, dtype: str) -> Model:
-    from ..models import DeepConvNet, SimpleConvNet
-
-    builders: dict[str, Any] = {"deepconvnet": DeepConvNet, "simpleconvnet": SimpleConvNet}
-    return builders[name](dtype=dtype, seed=0)  # type: ignore[no-any-return]
-
-
-def _work(network: Model, batch: int) -> None:
-    """A training step and a prediction."""
+def _work(model: str, dtype: str, batch: int) -> None:
+    """A training step and a prediction of a new network."""
     import numpy as np
 
     from .. import backend
+    from ..models.catalog import NETWORKS
     from ..optim import Adam
 
-    dtype = next(iter(network.params.values())).dtype
-    x, t = np.zeros((batch, 1, 28, 28), dtype), np.zeros(batch, np.int64)
+    build, image, *_ = NETWORKS[model]
+    network = build(dtype=dtype, seed=0)
+    x, t = np.zeros((batch, *image), dtype), np.zeros(batch, np.int64)
     Adam().update(network.params, network.gradient(x, t))
     with backend.inference():
         network.predict(x)

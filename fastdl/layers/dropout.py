@@ -54,7 +54,7 @@ class Dropout(Layer):
             out = F.dropout(x, mask, scale)
         else:
             scale = 1.0 if self.inverted else keep
-            out = x if scale == 1.0 else _scaled(x, scale)
+            out = x if scale == 1.0 else scaled(x, scale)
         if backend.is_inference():
             self.mask = self._backward_scale = self._dtype = None
         else:
@@ -86,10 +86,10 @@ class Dropout(Layer):
         scale, dout = self._kept(self._backward_scale), prepare(dout, self._kept(self._dtype))
         if self.mask is not None:
             return F.dropout(dout, self.mask, scale)
-        return dout if scale == 1.0 else _scaled(dout, scale)
+        return dout if scale == 1.0 else scaled(dout, scale)
 
 
-def _scaled(x: np.ndarray, scale: float) -> np.ndarray:
+def scaled(x: np.ndarray, scale: float) -> np.ndarray:
     """x * scale, rounded once: a mask that keeps everything."""
     if not is_device(x):
         return F.dropout(x, np.broadcast_to(np.ones((), np.uint8), x.shape), scale)

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from numpy.typing import DTypeLike
 
-from .. import network
-from ..layers import SoftmaxWithLoss
 from ._stack import Stack
 from .base import Model
 
@@ -74,6 +72,4 @@ class AlexNet(Model):
         stack.convolution(c5, 3, pad=1, groups=groups)
         stack.pooling(3, 2)
         stack.classifier(hidden_size, output_size, dropout_ratio)
-        self.layers = stack.layers
-        self.last_layer = SoftmaxWithLoss()
-        self.params = network.named_params(self.layers)
+        self._assemble(input_dim, stack.layers)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..data.pickles import load_arrays, save_arrays
 from ..functional._loss import device_labels
 from ..kernels.device import _cuda as kernels
 from ..kernels.problem import COMPUTE
+from ..layers import SoftmaxWithLoss
 from ..layers.base import move_layers
 
 
@@ -47,10 +48,19 @@ class Model:
 
     layers: Any
     last_layer: Any
+    #: (C, H, W) of an image, or (D,).
+    input_dim: tuple[int, ...]
 
     def __init__(self, dtype: DTypeLike | None) -> None:
         self.dtype: np.dtype | None = backend.get_default_dtype() if dtype is None else _dtype(dtype)
         self.params: dict[str, np.ndarray] = {}
+
+    def _assemble(self, input_dim: Sequence[int], layers: Any) -> None:
+        """Sets the attributes of a network that ends in a softmax."""
+        self.input_dim = tuple(input_dim)
+        self.layers = layers
+        self.last_layer = SoftmaxWithLoss()
+        self.params = network.named_params(self._sequence())
 
     def _sequence(self) -> list[Any]:
         return list(self.layers.values() if isinstance(self.layers, Mapping) else self.layers)

@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import network
 from ..initializers import he
 from ..kernels.geometry import window_grid
-from ..layers import Affine, Convolution, Dropout, Pooling, Relu, SoftmaxWithLoss
+from ..layers import Affine, Convolution, Dropout, Pooling, Relu
 from .base import Model
 
 _16: Mapping[str, int] = MappingProxyType({"filter_num": 16, "filter_size": 3, "pad": 1, "stride": 1})
@@ -60,25 +59,24 @@ class DeepConvNet(Model):
         rng = None if seed is None else np.random.default_rng(seed)
         stored = self._parameter_dtype
         channels, size = input_dim[0], (input_dim[1], input_dim[2])
-        self.layers: list[Any] = []
+        layers: list[Any] = []
         convolutions = (conv_param_1, conv_param_2, conv_param_3, conv_param_4, conv_param_5, conv_param_6)
         for number, param in enumerate(convolutions, start=1):
             filters, side, pad, stride = (param[key] for key in ("filter_num", "filter_size", "pad", "stride"))
             w = he((filters, channels, side, side), dtype=stored, rng=rng)
-            self.layers += [Convolution(w, np.zeros(filters, stored), stride, pad), Relu()]
+            layers += [Convolution(w, np.zeros(filters, stored), stride, pad), Relu()]
             channels, size = filters, window_grid(size, (side, side), (stride, stride), (pad, pad, pad, pad))
             if number % 2 == 0:
-                self.layers.append(Pooling(pool_h=2, pool_w=2, stride=2))
+                layers.append(Pooling(pool_h=2, pool_w=2, stride=2))
                 size = window_grid(size, (2, 2), (2, 2), (0, 0, 0, 0))
         w7 = he((channels * size[0] * size[1], hidden_size), dtype=stored, rng=rng)
         w8 = he((hidden_size, output_size), dtype=stored, rng=rng)
         masks = [None, None] if rng is None else [int(s) for s in rng.integers(2**63, size=2)]
-        self.layers += [
+        layers += [
             Affine(w7, np.zeros(hidden_size, stored)),
             Relu(),
             Dropout(0.5, seed=masks[0]),
             Affine(w8, np.zeros(output_size, stored)),
             Dropout(0.5, seed=masks[1]),
         ]
-        self.last_layer = SoftmaxWithLoss()
-        self.params = network.named_params(self.layers)
+        self._assemble(input_dim, layers)

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from .. import network
 from ..initializers import normal
 from ..kernels.geometry import window_grid
-from ..layers import Affine, Convolution, Pooling, Relu, SoftmaxWithLoss
+from ..layers import Affine, Convolution, Pooling, Relu
 from .base import Model
 
 
@@ -53,7 +52,7 @@ class SimpleConvNet(Model):
                 (hidden_size, output_size),
             )
         )
-        self.layers: OrderedDict[str, Any] = OrderedDict(
+        layers: OrderedDict[str, Any] = OrderedDict(
             Conv1=Convolution(w1, np.zeros(filters, stored), stride, pad),
             Relu1=Relu(),
             Pool1=Pooling(pool_h=2, pool_w=2, stride=2),
@@ -61,5 +60,4 @@ class SimpleConvNet(Model):
             Relu2=Relu(),
             Affine2=Affine(w3, np.zeros(output_size, stored)),
         )
-        self.last_layer = SoftmaxWithLoss()
-        self.params = network.named_params(self.layers.values())
+        self._assemble(input_dim, layers)
