@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 
 from ..kernels import registry
 from ..layers import Layer
+from ..network import Container
 from ..profiling import Line, Profile
 from . import machine, peak
 from .nets import Network, make
-from .participants import Ours, Sample, Setting, Torch, available, distance, tolerance
+from .participants import Ours, Sample, Setting, Torch, available, compare
 from .record import Check, Measurement, Record
 from .work import Work
 
@@ -133,24 +134,27 @@ def _compare(
             reporter.say(f"{kind} {name}: {error}")
     checks: dict[str, Check | None] = {}
     first_calls: dict[str, float] = {}
-    expected = None
+    images = min(COMPARED, setting.batch)
+    expected = moved = None
     for participant in list(participants):
-        begin = time.perf_counter()
-        participant.parts()
-        first_calls[participant.name] = time.perf_counter() - begin
-        found = participant.results(min(COMPARED, setting.batch))
+        with network.kept_statistics():
+            begin = time.perf_counter()
+            found = participant.results(images)
+            first_calls[participant.name] = time.perf_counter() - begin
         if expected is None:
             expected, against = found, participant.name
             checks[participant.name] = None
+            if len(participants) > 1:
+                with network.kept_statistics():
+                    moved = participant.results(images, moved=True)
             continue
-        allowed = tolerance(network, min(COMPARED, setting.batch), setting.dtype)
-        check = checks[participant.name] = Check(distance(found, expected), allowed, against)
+        check = checks[participant.name] = compare(found, expected, moved, against)
         if not check.passed:
             participants.remove(participant)
-            reason = f"its results are {check.difference:.2g} from those of {against}, and may be {allowed:.2g}"
+            reason = f"its results are {check.difference:.2g} from those of {against}, and may be {check.tolerance:.2g}"
             record.absent[participant.name] = reason
             reporter.say(f"{participant.name}: {reason}")
-    del expected
+    del expected, moved
     turns = [_Turns(p, plan) for p in participants]
     reporter.begin(_describe(network, setting), sum(t.rounds * t.once for t in turns))
     try:
@@ -301,7 +305,9 @@ def _settings(
         "device": turn.participant.device,
         "index": index,
         "layers": list(row.names),
-        "parameter_bytes": sum(a.nbytes for layer in row.layers for a in layer.params.values()),
+        "parameter_bytes": sum(
+            a.nbytes for layer in row.layers if not isinstance(layer, Container) for a in layer.params.values()
+        ),
         "output_bytes": None if output is None else output[1],
         "output_shape": None if output is None else list(output[0]),
         "workspace_bytes": workspace,

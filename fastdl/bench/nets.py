@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +43,19 @@ class Network(NamedTuple):
         """Every layer in the order of the forward pass, a join behind its branches, the loss last."""
         return [*_unpacked(self.steps), *([] if self.loss is None else [self.loss])]
 
+    def weighted(self) -> list[Layer]:
+        """The layers with parameters of their own, in the order of ``params``."""
+        return [layer for layer in network.leaves(self.steps) if layer.params]
+
+    @contextmanager
+    def kept_statistics(self) -> Iterator[None]:
+        """Training passes in the block leave the running statistics as they were."""
+        before = {name: np.array(a) for name, a in network.named_buffers(self.steps).items()}
+        try:
+            yield
+        finally:
+            network.set_buffers(self.steps, before)
+
     def data(self, batch: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
         """Random images in the range 0 to 1, and labels."""
         rng = np.random.default_rng(0)
@@ -50,7 +64,7 @@ class Network(NamedTuple):
 
     def classes(self) -> int:
         """Numbers that it puts out for an image."""
-        last = next(layer for layer in reversed(self.layers()) if layer.params)
+        last: Any = self.weighted()[-1]
         return int(np.prod(last.b.shape if getattr(last, "b", None) is not None else last.W.shape[1:]))
 
 
@@ -90,9 +104,10 @@ def make(name: str, dtype: str) -> Network:
             f"{name} returned a {type(net).__name__} without input_dim: return (network, (C, H, W)), the shape of an "
             f"image with it"
         )
-    if not network.named_params(net._sequence() if isinstance(net, Model) else [net]):
+    found = Network(function, net, tuple(image), BATCH)
+    if not found.weighted():
         raise ValueError(f"{name} returned a network without parameters")
-    return Network(function, net, tuple(image), BATCH)
+    return found
 
 
 def _function(module: str, function: str) -> Callable[..., Any]:

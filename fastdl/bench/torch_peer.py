@@ -253,7 +253,7 @@ class Network:
         from torch.nn import functional as F
 
         scores = self.forward(x)
-        return scores if self.loss_layer is None else F.cross_entropy(scores.float(), t)
+        return scores if self.loss_layer is None else F.cross_entropy(_wide(scores), t)
 
     def _run(self, layers: Sequence[Any], x: Any, call: Callable[[_Leaf, Any], Any]) -> Any:
         import torch
@@ -308,7 +308,7 @@ class Network:
                 self._scores = scores.detach().requires_grad_() if keep else scores
                 if keep and self.loss_layer is not None:
                     key = id(self.loss_layer)
-                    self._loss = timed(key, lambda: F.cross_entropy(self._scores.float(), t))
+                    self._loss = timed(key, lambda: F.cross_entropy(_wide(self._scores), t))
         finally:
             del self._join
         return found
@@ -356,6 +356,11 @@ class Network:
             dout = self._scores.grad
         back(self.layers, dout)
         return found
+
+
+def _wide(scores: Any) -> Any:
+    """As fastdl's loss: sums of 16-bit scores in float32."""
+    return scores.float() if scores.element_size() == 2 else scores
 
 
 @contextmanager

@@ -32,6 +32,7 @@ NETWORKS: dict[str, Network] = {
     "alexnet-grouped": Network(partial(AlexNet, grouped=True), (3, 227, 227), 1000, 16),
     **{f"vgg{n}": Network(partial(VGG, n), _PHOTO, 1000, 16) for n in vgg.BLOCKS},
     **{f"vgg{n}-bn": Network(partial(VGG, n, batch_norm=True), _PHOTO, 1000, 16) for n in vgg.BLOCKS},
-    "googlenet": Network(GoogLeNet, _PHOTO, 1000, 16),
+    "googlenet": Network(partial(GoogLeNet, aux=False), _PHOTO, 1000, 16),
+    "googlenet-aux": Network(GoogLeNet, _PHOTO, 1000, 16),
     **{f"resnet{n}": Network(partial(ResNet, n), _PHOTO, 1000, 16 if n < 101 else 8) for n in resnet.BLOCKS},
 }
