@@ -189,6 +189,7 @@ setup(
     package_dir={"fastdl": "fastdl", "fastdl.kernels": "kernels"},
     package_data={
         "fastdl": ["py.typed"],
+        "fastdl.bench": ["*.css", "*.js"],
         "fastdl.data": ["*.npz", "*.md"],
         "fastdl.kernels": ["*.md", "**/*.pyx", "**/*.pxi", "**/*.h", "**/*.in", "**/*.cu", "**/*.cuh"],
     },

@@ -96,6 +96,10 @@ def test_the_roof_is_the_one_that_more_of_is_reached():
     triad = Triad(10**9, 2, [4.0], [4.0])
     assert breakdown.roofline(m, Peaks([FmaPeak("v4", "float32", 2, [10.0])], [triad], None)) == pytest.approx(25)
     assert breakdown.roofline(m, Peaks([FmaPeak("v4", "float32", 2, [2.0])], [triad], None)) == pytest.approx(50)
+    two = Peaks([FmaPeak("v3", "float32", 2, [4.0]), FmaPeak("v4", "float32", 2, [2.0])], [], None)
+    assert breakdown.roofline(dataclasses.replace(m, isa="any"), two) == pytest.approx(25)
+    assert breakdown.roofline(dataclasses.replace(m, isa="baseline"), two) == pytest.approx(25)
+    assert breakdown.roofline(dataclasses.replace(m, isa="any", flop=None), two) is None
     assert breakdown.roofline(dataclasses.replace(m, isa=CUDA), Peaks([], [], None)) is None
     assert breakdown.roofline(m, None) is None
 

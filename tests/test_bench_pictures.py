@@ -215,6 +215,14 @@ def test_times_have_bars_or_on_a_logarithmic_scale_points():
     )
 
 
+def test_both_passes_have_one_scale_that_holds_the_longest():
+    found, setting = main(network_record("lenet", noise=0.0))
+    _, forward, backward = pictures.times(found, setting).axes
+    longest = 1e3 * max(m.median for m in found.measurements if m.group != "total")
+    assert forward.get_xlim() == backward.get_xlim()
+    assert forward.get_xlim()[0] == 0 and longest < forward.get_xlim()[1] < 1.2 * longest
+
+
 def test_error_bars_are_quartiles():
     found, setting = main(simple())
     found.measurements[0] = dataclasses.replace(found.measurements[0], seconds=[1.0, 2.0, 3.0, 4.0, 5.0])

@@ -65,6 +65,7 @@ def test_wheel_holds_kernels_at_every_level_and_works_elsewhere(built, tmp_path)
     with zipfile.ZipFile(built[0]) as archive:
         names = archive.namelist()
     assert not [name for name in names if name.startswith("kernels/")], "kernels is another project's import name"
+    assert {"fastdl/bench/page.css", "fastdl/bench/page.js"} <= set(names)
     levels = [isa for isa in registry.LEVELS if "not built" not in registry.level_missing(isa)]
     assert levels, "the compiled kernels were not built"
     for op in built[2]:

@@ -9,6 +9,8 @@ what shows the record of a network.
 ``work``      floating-point operations and bytes of a Problem
 ``breakdown`` a network's record by settings, participants and rows
 ``pictures``  of a network: shares of the time, rows, rooflines, scaling
+``table``     the same for a terminal
+``page``      one HTML file with all of it
 
 The suites, and the peers they are measured against, are in the repository's ``bench/``.
 """

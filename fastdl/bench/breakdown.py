@@ -160,11 +160,36 @@ def row_names(columns: Iterable[Column]) -> list[str]:
     return sorted(index, key=lambda name: index[name])
 
 
+def who(column: Column, setting: Setting) -> str:
+    """The participant, and its threads if it has any."""
+    return (
+        column.participant if column.device == "cuda" else f"{column.participant}, {counted(setting.threads, 'thread')}"
+    )
+
+
+def kernels(m: Measurement) -> str:
+    """The rows of the registry that ran, without what they did; empty where nothing is known."""
+    return ", ".join(dict.fromkeys(kernel.rpartition(": ")[2] for kernel in m.kernels))
+
+
+def memory(m: Measurement) -> dict[str, int | None]:
+    """Bytes of parameters, output and workspace; None where nothing is known."""
+    return {name: m.settings.get(f"{name}_bytes") for name in ("parameter", "output", "workspace")}
+
+
 def roofline(m: Measurement, peaks: Peaks | None) -> float | None:
-    """Percent of the roof above it, the peak of arithmetic or the triad; None where neither was measured for it."""
+    """Percent of the roof above it, the peak of arithmetic or the triad; None where neither was measured for it.
+
+    Of a participant that names no ISA level the peak is that of the highest one.
+    """
     figures = m.figures(peaks)
-    found = [figures[name] for name in ("percent_of_peak", "percent_of_triad")]
-    return max((value for value in found if value is not None), default=None)
+    arithmetic = figures["percent_of_peak"]
+    if arithmetic is None and peaks is not None and device(m) == "cpu" and figures["gflops"] is not None:
+        levels = {p.isa for p in peaks.fma} - {CUDA}
+        best = max((rate for isa in levels if (rate := peaks.gflops(isa, m.dtype, m.threads))), default=None)
+        arithmetic = best and 100 * figures["gflops"] / best
+    found = [value for value in (arithmetic, figures["percent_of_triad"]) if value is not None]
+    return max(found, default=None)
 
 
 # ---- numbers as text ------------------------------------------------------------------------------------------------
@@ -182,6 +207,11 @@ def significant(value: float, digits: int = 3) -> str:
 def milliseconds(seconds: float) -> str:
     """Without the unit."""
     return significant(1e3 * seconds)
+
+
+def percent(share: float) -> str:
+    """With a decimal where it is small."""
+    return f"{share:.0%}" if share >= 0.095 else f"{share:.1%}" if share >= 0.0005 else "< 0.1%"
 
 
 def size(nbytes: float) -> str:

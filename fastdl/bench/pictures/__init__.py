@@ -11,6 +11,7 @@ finding, for those who do not see the picture. ``pictures`` draws everything tha
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -37,6 +38,7 @@ __all__ = [
     "scaling_text",
     "shares",
     "shares_text",
+    "svg",
     "times",
     "times_text",
 ]
@@ -85,5 +87,17 @@ def save(figure: Figure, path: str | os.PathLike) -> None:
     kind = path.suffix.lower().removeprefix(".")
     if kind not in ("png", "svg"):
         raise ValueError(f"a picture's name ends in .png or .svg, not as {path.name!r}")
-    with replacing(path) as temporary, style():
-        figure.savefig(temporary, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    with replacing(path) as temporary:
+        temporary.write_bytes(_bytes(figure, kind))
+
+
+def svg(figure: Figure) -> str:
+    """As text; the same picture is always the same text."""
+    return _bytes(figure, "svg").decode()
+
+
+def _bytes(figure: Figure, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    with style():
+        figure.savefig(buffer, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else None)
+    return buffer.getvalue()

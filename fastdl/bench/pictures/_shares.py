@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..breakdown import Column, Setting, counted, kind, milliseconds, passes, row_name, significant
+from ..breakdown import Column, Setting, counted, kind, milliseconds, passes, percent, row_name, significant, who
 from ..record import Measurement, Record
 from ._style import (
     GRID,
@@ -89,13 +89,6 @@ def shares(record: Record, setting: Setting) -> Figure:
     return figure
 
 
-def who(column: Column, setting: Setting) -> str:
-    """The participant, and its threads if it has any."""
-    return (
-        column.participant if column.device == "cuda" else f"{column.participant}, {counted(setting.threads, 'thread')}"
-    )
-
-
 def _bar(axes: Axes, top: float, column: Column, setting: Setting) -> None:
     from matplotlib.patches import Rectangle
 
@@ -121,11 +114,6 @@ def _bar(axes: Axes, top: float, column: Column, setting: Setting) -> None:
         if start >= end and start + text_width(text, 9) <= WIDTH - MARGIN + 0.02:
             axes.text(start, top + _BAR + 0.16, text, size=9)
             end = start + text_width(text, 9) + 0.12
-
-
-def percent(share: float) -> str:
-    """With a decimal where it is small."""
-    return f"{share:.0%}" if share >= 0.095 else f"{share:.1%}" if share >= 0.0005 else "< 0.1%"
 
 
 def _label(axes: Axes, box: tuple[float, float, float], part: Part, share: float) -> None:

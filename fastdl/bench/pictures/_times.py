@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..breakdown import Column, Setting, listed, milliseconds, participants, passes, row_name, significant
+from ..breakdown import Column, Setting, listed, milliseconds, participants, passes, row_name, significant, who
 from ..record import Record
-from ._shares import Part, parts, who
+from ._shares import Part, parts
 from ._style import (
     GRID,
     INK,
@@ -69,6 +69,8 @@ def times(record: Record, setting: Setting, log: bool | None = None) -> Figure:
         labels = [shortened(name, left - 2 * MARGIN, 9.5) if first is None else "" for name in names]
         axes.set_yticks([(at + 0.5) * pitch for at in range(len(names))], labels, size=9.5)
         first = first or axes
+    if first is not None and not log:
+        first.set_xlim(0, None)
     return figure
 
 
@@ -125,8 +127,6 @@ def _panel(
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: significant(value, 1))
         axes.xaxis.set_minor_formatter(lambda value, _: "")
-    else:
-        axes.set_xlim(0, None)
     axes.set_xlabel("milliseconds" + (", logarithmic" if log else ""))
     axes.grid(axis="x", color=GRID, alpha=0.4, lw=0.6)
     axes.set_axisbelow(True)
