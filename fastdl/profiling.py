@@ -316,9 +316,10 @@ _originals: list[tuple[type, str, Any]] = []
 
 
 def _classes(kind: type = Layer) -> Iterator[type]:
-    for found in kind.__subclasses__():
-        yield found
-        yield from _classes(found)
+    cls: type
+    for cls in kind.__subclasses__():
+        yield cls
+        yield from _classes(cls)
 
 
 def _patch(profile: Profile) -> None:

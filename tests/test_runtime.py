@@ -89,8 +89,9 @@ def gemm(seed, threads):
 
 
 def test_the_arena_is_empty_between_calls_and_stays_bounded_over_threads_that_come_and_go():
-    gemm(0, 2)
-    assert _runtime.arena_peak(reset=True) > 0
+    gemm(0, 1)
+    one = _runtime.arena_peak(reset=True)
+    assert one > 0
     assert _runtime.arena_peak() == 0
     for _ in range(3):
         worker = threading.Thread(target=gemm, args=(0, 1))
@@ -101,7 +102,8 @@ def test_the_arena_is_empty_between_calls_and_stays_bounded_over_threads_that_co
         worker = threading.Thread(target=gemm, args=(0, 1))
         worker.start()
         worker.join()
-    assert _runtime.arena_reserved() <= before + (1 << 20)
+    # The arena of a thread that Python has joined may for a moment still be its own.
+    assert _runtime.arena_reserved() < before + 10 * one
 
 
 def test_many_short_calls_with_many_threads_all_finish():

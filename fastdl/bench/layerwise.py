@@ -19,7 +19,7 @@ from ..network import Container
 from ..profiling import Line, Profile
 from . import machine, peak
 from .nets import Network, make
-from .participants import Ours, Sample, Setting, Torch, available, compare
+from .participants import Ours, Results, Sample, Setting, Torch, available, compare
 from .record import Check, Measurement, Record
 from .work import Work
 
@@ -135,7 +135,8 @@ def _compare(
     checks: dict[str, Check | None] = {}
     first_calls: dict[str, float] = {}
     images = min(COMPARED, setting.batch)
-    expected = moved = None
+    expected: Results | None = None
+    moved: Results = {}
     for participant in list(participants):
         with network.kept_statistics():
             begin = time.perf_counter()
@@ -148,13 +149,14 @@ def _compare(
                 with network.kept_statistics():
                     moved = participant.results(images, moved=True)
             continue
-        check = checks[participant.name] = compare(found, expected, moved, against)
+        check = compare(found, expected, moved, against)
+        checks[participant.name] = check
         if not check.passed:
             participants.remove(participant)
             reason = f"its results are {check.difference:.2g} from those of {against}, and may be {check.tolerance:.2g}"
             record.absent[participant.name] = reason
             reporter.say(f"{participant.name}: {reason}")
-    del expected, moved
+    expected, moved = None, {}  # not in memory while times are taken
     turns = [_Turns(p, plan) for p in participants]
     reporter.begin(_describe(network, setting), sum(t.rounds * t.once for t in turns))
     try:
@@ -167,8 +169,10 @@ def _compare(
         rows = _rows(network, [p for p in participants if isinstance(p, Ours)])
         for turn in turns:
             if turn.wholes:
-                check, first = checks[turn.participant.name], first_calls[turn.participant.name]
-                record.measurements += _measurements(network, setting, rows, turn, turns[0], check, first)
+                name = turn.participant.name
+                record.measurements += _measurements(
+                    network, setting, rows, turn, turns[0], checks[name], first_calls[name]
+                )
 
 
 def _describe(network: Network, setting: Setting) -> str:

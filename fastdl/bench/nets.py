@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import sys
@@ -50,11 +51,13 @@ class Network(NamedTuple):
     @contextmanager
     def kept_statistics(self) -> Iterator[None]:
         """Training passes in the block leave the running statistics as they were."""
-        before = {name: np.array(a) for name, a in network.named_buffers(self.steps).items()}
+        places = [(layer, name) for layer in network.leaves(self.steps) for name in layer.buffers]
+        before = [copy.copy(getattr(layer, name)) for layer, name in places]  # None before the first pass
         try:
             yield
         finally:
-            network.set_buffers(self.steps, before)
+            for (layer, name), value in zip(places, before, strict=True):
+                setattr(layer, name, value)
 
     def data(self, batch: int, dtype: str) -> tuple[np.ndarray, np.ndarray]:
         """Random images in the range 0 to 1, and labels."""

@@ -150,6 +150,7 @@ class Torch:
         self._torch: Any = torch
         self.network, self.setting = network, setting
         self.peer = torch_peer.Network(network.steps, network.loss, self.device)
+        self.steps = torch_peer.LayerByLayer(self.peer)
         x, t = network.data(setting.batch, setting.dtype)
         self.x, self.t = torch_peer.tensor(x, self.device), torch_peer.tensor(t, self.device)
         self.dout: Any = None
@@ -177,19 +178,23 @@ class Torch:
     def parts(self) -> Sample:
         """Seconds of each layer in each pass: each layer a graph of its own."""
         found: Sample = {}
-        clock, peer = time.perf_counter, self.peer
         with self.context():
             if "inference" in self.setting.passes:
-                peer.training = False
-                for (key, _), seconds in peer.timed_forward(self.x, self.t, clock, keep=False).items():
-                    found[key, "inference"] = seconds
-                peer.training = True
+                self.peer.training = False
+                self.steps.predict(self.x)
+                self._keep("inference", found)
+                self.peer.training = True
             if self.setting.trains:
-                peer.forget_gradients()
-                found.update(peer.timed_forward(self.x, self.t, clock, keep=True))
+                self.peer.forget_gradients()
+                self.steps.forward(self.x, self.t)
+                self._keep("forward", found)
                 if "backward" in self.setting.passes:
-                    found.update(peer.timed_backward(self.dout, clock))
+                    self.steps.backward(self.dout)
+                    self._keep("backward", found)
         return found
+
+    def _keep(self, name: str, found: Sample) -> None:
+        found.update({(key, name): seconds for key, seconds in self.steps.seconds.items()})
 
     def _douts(self, out: Any) -> tuple[Any, ...]:
         if self.network.loss is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,8 +14,6 @@ from .. import layers as L
 from .._device import to_device
 from ..functional._call import as_pads, as_pair
 from ..network import Concat, Residual, Sequential
-
-Clock = Callable[[], float]
 
 
 def missing(device: str) -> str:
@@ -133,10 +132,10 @@ def _batch_norm(layer: Any, net: Network) -> _Leaf:
     params = net.parameters(layer.gamma, layer.beta)
     if np.size(layer.gamma) == 1:
         raise NoCounterpart("PyTorch's batch normalisation has no single gamma for all features")
-    zeros, ones = np.zeros(layer.gamma.shape), np.ones(layer.gamma.shape)
+    zeros = np.zeros(layer.gamma.shape)  # with which fastdl's begin, as the book's do
     mean, var = (
-        tensor(given if have is None else have, net.device).to(params[0].dtype)
-        for given, have in ((zeros, layer.running_mean), (ones, layer.running_var))
+        tensor(zeros if have is None else have, net.device).to(params[0].dtype)
+        for have in (layer.running_mean, layer.running_var)
     )
 
     def run(x: Any, gamma: Any, beta: Any) -> Any:
@@ -196,15 +195,14 @@ _MAKERS: dict[type, Callable[[Any, Any], Any]] = {
 class Network:
     """Layers and, with ``loss``, a softmax with cross entropy, on ``device``. ``NoCounterpart`` for other layers.
 
-    ``forward`` and ``step`` run it as anybody would. ``timed_forward`` and ``timed_backward`` run one layer after the
-    other, each in a graph of its own, with a clock around it: ``{(id of fastdl's layer, pass): seconds}``.
+    ``leaves`` has each layer by the id of fastdl's.
     """
 
     def __init__(self, layers: Sequence[Any], loss: Any, device: str) -> None:
         self.device = device
         self.training = True
         self.loss_layer = loss
-        self._leaves: dict[int, _Leaf] = {}
+        self.leaves: dict[int, _Leaf] = {}
         self._make(layers)
         self.layers = list(layers)
 
@@ -213,7 +211,7 @@ class Network:
             if isinstance(layer, (Sequential, Residual, Concat)):
                 self._make(layer.inside)
             else:
-                self._leaves[id(layer)] = _leaf(layer, self)
+                self.leaves[id(layer)] = _leaf(layer, self)
 
     def parameters(self, *arrays: Any) -> list[Any]:
         """Copies as parameters; None is left out."""
@@ -226,7 +224,7 @@ class Network:
 
     def all_parameters(self) -> list[Any]:
         """Of every layer, in the order of the leaves."""
-        return [p for leaf in self._leaves.values() for p in leaf.params]
+        return [p for leaf in self.leaves.values() for p in leaf.params]
 
     def forget_gradients(self) -> None:
         """As before the first backward pass."""
@@ -236,131 +234,126 @@ class Network:
     def gradients(self) -> dict[tuple[int, int], np.ndarray]:
         """(id of fastdl's layer, number of the parameter) -> gradient, as fastdl stores it."""
         found = {}
-        for key, leaf in self._leaves.items():
+        for key, leaf in self.leaves.items():
             for i, p in enumerate(leaf.params):
                 grad = array(p.grad)
                 found[key, i] = grad.T if type(leaf.layer) is L.Affine and i == 0 else grad
         return found
 
-    # ---- as a whole ----
-
     def forward(self, x: Any) -> Any:
         """Scores."""
-        return self._run(self.layers, x, lambda leaf, x: leaf.run(x, *leaf.params))
+        return self.run(self.layers, x, lambda leaf, x: leaf.run(x, *leaf.params), _join)
 
     def loss(self, x: Any, t: Any) -> Any:
         """The mean cross entropy; the scores where the network has no loss."""
-        from torch.nn import functional as F
-
         scores = self.forward(x)
-        return scores if self.loss_layer is None else F.cross_entropy(_wide(scores), t)
+        return scores if self.loss_layer is None else _cross_entropy(scores, t)
 
-    def _run(self, layers: Sequence[Any], x: Any, call: Callable[[_Leaf, Any], Any]) -> Any:
-        import torch
-
+    def run(self, layers: Sequence[Any], x: Any, call: Callable[[_Leaf, Any], Any], join: Callable[..., Any]) -> Any:
+        """``x`` through ``layers``: ``call(leaf, x)`` is a layer, ``join(container, outputs)`` the end of branches."""
         for layer in layers:
             if isinstance(layer, Sequential):
-                x = self._run(layer.layers, x, call)
+                x = self.run(layer.layers, x, call, join)
             elif isinstance(layer, (Residual, Concat)):
-                parts = [self._run(branch, x, call) for branch in layer.branches]
-                x = self._join(layer, parts, torch)
+                x = join(layer, [self.run(branch, x, call, join) for branch in layer.branches])
             else:
-                x = call(self._leaves[id(layer)], x)
+                x = call(self.leaves[id(layer)], x)
         return x
 
-    def _join(self, layer: Any, parts: list[Any], torch: Any) -> Any:
-        return parts[0] + parts[1] if isinstance(layer, Residual) else torch.cat(parts, layer.axis)
 
-    # ---- layer by layer ----
+def _join(layer: Any, parts: list[Any]) -> Any:
+    import torch
 
-    def timed_forward(self, x: Any, t: Any, clock: Clock, keep: bool) -> dict[tuple[int, str], float]:
-        """The forward pass; with ``keep`` for a backward pass, which includes the loss where there is one."""
+    return parts[0] + parts[1] if isinstance(layer, Residual) else torch.cat(parts, layer.axis)
+
+
+def _cross_entropy(scores: Any, t: Any) -> Any:
+    """As fastdl's loss: sums of 16-bit scores in float32."""
+    from torch.nn import functional as F
+
+    return F.cross_entropy(scores.float() if scores.element_size() == 2 else scores, t)
+
+
+class LayerByLayer:
+    """Passes of a network in which each layer is a graph of its own, with a clock around it.
+
+    ``seconds`` holds those of the last pass, by the id of fastdl's layer.
+    """
+
+    def __init__(self, net: Network) -> None:
+        self._net = net
+        self.seconds: dict[int, float] = {}
+        self._sizes: dict[int, list[int]] = {}  # of the parts of a Concat
+        self._scores: Any = None
+        self._loss: Any = None
+
+    def _timed(self, layer: Any, call: Callable[..., Any], *args: Any) -> Any:
+        begin = time.perf_counter()
+        out = call(*args)
+        self.seconds[id(layer)] = self.seconds.get(id(layer), 0.0) + time.perf_counter() - begin
+        return out
+
+    def predict(self, x: Any) -> None:
+        """A forward pass of which nothing is kept."""
         import torch
-        from torch.nn import functional as F
-
-        found: dict[tuple[int, str], float] = {}
-        join = self._join
-
-        def timed(key: int, call: Callable[[], Any]) -> Any:
-            begin = clock()
-            out = call()
-            found[key, "forward"] = found.get((key, "forward"), 0.0) + clock() - begin
-            return out
 
         def leaf_call(leaf: _Leaf, x: Any) -> Any:
-            if not keep:
-                return timed(id(leaf.layer), lambda: leaf.run(x, *leaf.params))
-            leaf.x = x.detach().requires_grad_(x.requires_grad or x is not images)
-            leaf.out = timed(id(leaf.layer), lambda: leaf.run(leaf.x, *leaf.params))
-            return leaf.out.detach().requires_grad_()
+            return self._timed(leaf.layer, leaf.run, x, *leaf.params)
 
-        def timed_join(layer: Any, parts: list[Any], torch: Any) -> Any:
-            out = timed(id(layer), lambda: join(layer, parts, torch))
-            self._parts[id(layer)] = [p.shape for p in parts]
-            return out.detach().requires_grad_() if keep else out
+        def join(layer: Any, parts: list[Any]) -> Any:
+            return self._timed(layer, _join, layer, parts)
 
-        images = x
-        self._parts: dict[int, list[Any]] = {}
-        self._join = timed_join  # type: ignore[method-assign]
-        try:
-            with torch.enable_grad() if keep else torch.no_grad():
-                scores = self._run(self.layers, x, leaf_call)
-                self._scores = scores.detach().requires_grad_() if keep else scores
-                if keep and self.loss_layer is not None:
-                    key = id(self.loss_layer)
-                    self._loss = timed(key, lambda: F.cross_entropy(_wide(self._scores), t))
-        finally:
-            del self._join
-        return found
+        self.seconds = {}
+        with torch.inference_mode():
+            self._net.run(self._net.layers, x, leaf_call, join)
 
-    def timed_backward(self, dout: Any, clock: Clock) -> dict[tuple[int, str], float]:
-        """The backward pass of the last ``timed_forward``; ``dout`` where there is no loss."""
-        import torch
+    def forward(self, images: Any, t: Any) -> None:
+        """A forward pass of training, with the loss where there is one."""
 
-        found: dict[tuple[int, str], float] = {}
+        def leaf_call(leaf: _Leaf, x: Any) -> Any:
+            leaf.x = x.detach().requires_grad_(x is not images)
+            leaf.out = self._timed(leaf.layer, leaf.run, leaf.x, *leaf.params)
+            return leaf.out.detach()
 
-        def timed(key: int, call: Callable[[], Any]) -> Any:
-            begin = clock()
-            out = call()
-            found[key, "backward"] = found.get((key, "backward"), 0.0) + clock() - begin
-            return out
+        def join(layer: Any, parts: list[Any]) -> Any:
+            if isinstance(layer, Concat):
+                self._sizes[id(layer)] = [part.shape[layer.axis] for part in parts]
+            return self._timed(layer, _join, layer, parts)
 
-        def back(layers: Sequence[Any], dout: Any) -> Any:
-            for layer in reversed(layers):
-                if isinstance(layer, Sequential):
-                    dout = back(layer.layers, dout)
-                elif isinstance(layer, (Residual, Concat)):
-                    dout = branches(layer, dout)
-                else:
-                    leaf = self._leaves[id(layer)]
-                    if leaf.out.requires_grad:
-                        timed(id(layer), lambda leaf=leaf, dout=dout: leaf.out.backward(dout))
-                    dout = leaf.x.grad
-                    leaf.x = leaf.out = None
-            return dout
+        self.seconds = {}
+        self._scores = self._net.run(self._net.layers, images, leaf_call, join).requires_grad_()
+        if self._net.loss_layer is not None:
+            self._loss = self._timed(self._net.loss_layer, _cross_entropy, self._scores, t)
 
-        def branches(layer: Any, dout: Any) -> Any:
-            if isinstance(layer, Residual):
-                parts = [dout, dout]
-            else:
-                parts = timed(
-                    id(layer), lambda: torch.split(dout, [s[layer.axis] for s in self._parts[id(layer)]], layer.axis)
-                )
-            grads = [back(branch, part) for branch, part in zip(layer.branches, parts, strict=True)]
-            if any(g is None for g in grads):
-                return None
-            return timed(id(layer), lambda: sum(grads[1:], start=grads[0]))
-
-        if self.loss_layer is not None:
-            timed(id(self.loss_layer), self._loss.backward)
+    def backward(self, dout: Any) -> None:
+        """The backward pass of the last ``forward``; ``dout`` is the gradient of the output where there is no loss."""
+        self.seconds = {}
+        if self._net.loss_layer is not None:
+            self._timed(self._net.loss_layer, self._loss.backward)
             dout = self._scores.grad
-        back(self.layers, dout)
-        return found
+        self._back(self._net.layers, dout)
 
+    def _back(self, layers: Sequence[Any], dout: Any) -> Any:
+        for layer in reversed(layers):
+            if isinstance(layer, Sequential):
+                dout = self._back(layer.layers, dout)
+            elif isinstance(layer, (Residual, Concat)):
+                dout = self._branches(layer, dout)
+            else:
+                leaf = self._net.leaves[id(layer)]
+                if leaf.out.requires_grad:
+                    self._timed(layer, leaf.out.backward, dout)
+                dout, leaf.x, leaf.out = leaf.x.grad, None, None
+        return dout
 
-def _wide(scores: Any) -> Any:
-    """As fastdl's loss: sums of 16-bit scores in float32."""
-    return scores.float() if scores.element_size() == 2 else scores
+    def _branches(self, layer: Any, dout: Any) -> Any:
+        if isinstance(layer, Residual):
+            parts = (dout, dout)
+        else:
+            parts = self._timed(layer, dout.split, self._sizes[id(layer)], layer.axis)
+        grads = [self._back(branch, part) for branch, part in zip(layer.branches, parts, strict=True)]
+        # None where the branches read the images, whose gradient nobody needs.
+        return None if any(g is None for g in grads) else self._timed(layer, sum, grads[1:], grads[0])
 
 
 @contextmanager

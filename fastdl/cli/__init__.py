@@ -377,6 +377,58 @@ def run_script(
     command.run(script, arguments or [], dtype.value, backend.value, threads, report)
 
 
+@app.command()
+def bench(
+    network: Annotated[
+        str,
+        typer.Argument(
+            metavar="NETWORK",
+            show_default=False,
+            help="alexnet, vgg16, googlenet, resnet50, deepconvnet, ... or your own: MODULE:FUNCTION, a function that "
+            "takes a dtype and returns a network (and the shape of an image).",
+        ),
+    ],
+    batch: Annotated[
+        str, typer.Option(metavar="N,N", help="Images in a batch. [default: the network's]", show_default=False)
+    ] = "",
+    devices: Annotated[str, typer.Option(metavar="NAME,NAME", help="cpu, cuda.")] = "cpu",
+    backends: Annotated[str, typer.Option(metavar="NAME,NAME", help="On the CPU: cython, numba, numpy.")] = "cython",
+    dtypes: Annotated[str, typer.Option(metavar="NAME,NAME", help="float32, float64, float16, bfloat16.")] = "float32",
+    passes: Annotated[
+        str,
+        typer.Option(metavar="NAME,NAME", help="inference, and those of training: forward, backward."),
+    ] = "forward,backward",
+    peers: Annotated[
+        str, typer.Option(metavar="NAME", help="Who else: torch, where it is installed.", show_default=False)
+    ] = "",
+    threads: Annotated[
+        str, typer.Option(metavar="N,N", help="Threads of everybody. [default: fastdl's]", show_default=False)
+    ] = "",
+    rounds: Annotated[int, typer.Option(min=2, help="Turns of each participant, at most.")] = 9,
+    seconds: Annotated[float, typer.Option(min=0, help="For the turns of one participant, roughly.")] = 20.0,
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the record, for programs.", show_default=False)
+    ] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a page with pictures and tables.", show_default=False)
+    ] = None,
+    pictures: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the pictures as PNG and SVG.", show_default=False)
+    ] = None,
+) -> None:
+    """Where does the time go: a network, layer by layer, for all who can run it.
+
+    All participants take turns. Their results are compared before. A device or package that is not here is a column
+    that says so. Ctrl-C ends early and keeps what was measured.
+
+    fastdl bench alexnet --batch 16 --backends cython,numpy --peers torch --html alexnet.html
+    """
+    from . import benchmarks as command
+
+    plan = command.plan(network, batch, devices, backends, dtypes, passes, peers, threads, rounds, seconds)
+    command.run(plan, json, html, pictures)
+
+
 @app.command(name="profile", context_settings={"allow_interspersed_args": False})
 def profile_script(
     script: Annotated[str, typer.Argument(metavar="SCRIPT", show_default=False, help="The Python script to run.")],
