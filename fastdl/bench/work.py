@@ -1,18 +1,27 @@
 """Floating-point operations and bytes of a Problem: what its formula asks for, whatever the kernel does.
 
-**flop**: an addition, multiplication, division, comparison, root or elementary function counts 1, a multiply-add 2.
-Products with padding count (as in published figures), and Winograd's convolutions count as if done directly.
+**flop**: an addition, multiplication, division, comparison, change of sign, root or elementary function counts 1, a
+multiply-add 2. A sum starts at 0 and a maximum at -inf, so that n terms count n. What a window does in the padding
+counts like the rest (as in published figures), and Winograd's convolutions count as if done directly. What is the same
+for all of a channel, a row or a window is computed once for it; what is the same for all of them, from the numbers in
+``attrs`` and the learning rate, is free, and so are integers, masks and labels.
 
-**bytes**: every input read once and every output written once, in the dtype they are stored in. A kernel may move more
-(when caches are too small for what it reads twice, or a store reads its line first), never less.
+**bytes**: every element that the formula reads once, every element that it writes once, in the dtype they are stored
+in; parameters (bias, gamma, beta) in the dtype of the storage. Windows with gaps between them do not read all of an
+image. Arrays of one number (learning rate, step, scale, seed) are left out. A kernel may move more (when caches are too
+small for what it reads twice, or a store reads its line first), never less.
+
+Where a value decides what is read or added, the most counts; an output that may be left out counts as well.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import NamedTuple
 
+from ..kernels.geometry import Pair, window_grid
 from ..kernels.problem import Problem
 
 _ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
@@ -40,6 +49,23 @@ def _size(problem: Problem) -> tuple[int, int, int]:
     return math.prod(problem.shapes[0]), _ITEMSIZE[problem.storage], _ITEMSIZE[problem.compute]
 
 
+@functools.cache
+def _reads(size: int, windows: int, kernel: int, stride: int, before: int, dilation: int) -> tuple[int, int]:
+    """Elements along an axis that some window reads, and taps of windows that stand on one."""
+    taps = [w * stride + k * dilation - before for w in range(windows) for k in range(kernel)]
+    inside = [at for at in taps if 0 <= at < size]
+    return len(set(inside)), len(inside)
+
+
+def _image_reads(p: Problem, kernel: Pair, grid: Pair) -> tuple[int, int]:
+    """Elements of the image ``shapes[0]`` that some window reads, and taps of windows that stand on one."""
+    n, c, *size = p.shapes[0]
+    (rows, row_taps), (columns, column_taps) = (
+        _reads(size[a], grid[a], kernel[a], p.stride[a], p.pads[2 * a], p.dilation[a]) for a in (0, 1)
+    )
+    return n * c * rows * columns, n * c * row_taps * column_taps
+
+
 def _conv2d(p: Problem) -> Work:
     x, s, _ = _size(p)
     if p.direction == "backward_bias":
@@ -47,11 +73,14 @@ def _conv2d(p: Problem) -> Work:
     k, c, kh, kw = p.shapes[1]
     oh, ow = p.grid()
     out = p.shapes[0][0] * k * oh * ow
+    arrays, flop = math.prod(p.shapes[1]) + out, 2.0 * out * c * kh * kw
+    if p.direction == "backward_input":
+        mask = x if p.epilogue == "relu_mask" else 0  # the ReLU's output is read too
+        return Work(flop + mask, (arrays + x + mask) * s)
     bias, relu = p.epilogue.startswith("bias"), p.epilogue.endswith("relu")
-    mask = 0 if p.direction != "backward_input" or p.epilogue == "none" else x  # the ReLU's output is read too
     windows = p.shapes[0][0] * k * (oh // 2) * (ow // 2) if p.direction == "forward_pooled" else 0
-    every = x + math.prod(p.shapes[1]) + out + (k if bias else 0) + mask + windows
-    return Work(2.0 * out * c * kh * kw + out * (bias + relu) + 4 * windows, every * s + windows)
+    arrays += _image_reads(p, (kh, kw), (oh, ow))[0] + k * bias + windows
+    return Work(flop + out * (bias + relu) + 4 * windows, arrays * s + windows)
 
 
 def _gemm(p: Problem) -> Work:
@@ -60,50 +89,71 @@ def _gemm(p: Problem) -> Work:
     return Work(2.0 * m * n * k + m * n * (bias + relu), (m * k + k * n + m * n + bias * n) * _ITEMSIZE[p.storage])
 
 
-def _windows(p: Problem) -> tuple[int, int]:
-    """Elements of the output, taps of a window."""
-    from ..kernels.geometry import window_grid
+class _Windows(NamedTuple):
+    """Of a pooling or im2col: elements of the output, taps of a window, and what :func:`_image_reads` gives."""
 
+    out: int
+    taps: int
+    seen: int
+    hits: int
+
+
+def _windows(p: Problem) -> _Windows:
     n, c, h, w = p.shapes[0]
-    ceil_mode = dict(p.attrs).get("ceil_mode", False)
-    oh, ow = window_grid((h, w), p.attr("kernel"), p.stride, p.pads, p.dilation, ceil_mode)
-    return n * c * oh * ow, math.prod(p.attr("kernel"))
+    ceil_mode, kernel = dict(p.attrs).get("ceil_mode", False), p.attr("kernel")
+    oh, ow = window_grid((h, w), kernel, p.stride, p.pads, p.dilation, ceil_mode)
+    return _Windows(n * c * oh * ow, math.prod(kernel), *_image_reads(p, kernel, (oh, ow)))
 
 
 def _im2col(p: Problem) -> Work:
-    (out, taps), (x, s, _) = _windows(p), _size(p)
-    return Work(out * taps if p.op == "col2im" else 0, (x + out * taps) * s)
+    """col2im reads no element of the matrix that stands in the padding."""
+    windows, (x, s, _) = _windows(p), _size(p)
+    matrix = windows.out * windows.taps
+    return Work(0, (windows.seen + matrix) * s) if p.op == "im2col" else Work(matrix, (windows.hits + x) * s)
 
 
 def _max_pool2d(p: Problem) -> Work:
-    """Forward with indices, as training needs them."""
-    (out, taps), (x, s, _) = _windows(p), _size(p)
-    return Work(out * (taps if p.direction == "forward" else 1), (x + out) * s + out * (1 if taps <= 255 else 4))
+    (out, taps, seen, _), (x, s, _) = _windows(p), _size(p)
+    indices = out * (1 if taps <= 255 else 4)
+    if p.direction == "forward":
+        return Work(out * taps, (seen + out) * s + indices)
+    mask = out if p.epilogue == "relu_mask" else 0  # what forward has put out is read too
+    return Work(out + mask, (x + out + mask) * s + indices)
 
 
 def _avg_pool2d(p: Problem) -> Work:
-    (out, taps), (x, s, _) = _windows(p), _size(p)
-    return Work(out * taps, (x + out) * s)
+    """A sum and a division for each window."""
+    windows, (x, s, _) = _windows(p), _size(p)
+    image = windows.seen if p.direction == "forward" else x
+    return Work(windows.out * (windows.taps + 1), (image + windows.out) * s)
 
 
 def _global_avg_pool2d(p: Problem) -> Work:
     x, s, _ = _size(p)
-    return Work(x, (x + math.prod(p.shapes[0][:2])) * s)
+    means = math.prod(p.shapes[0][:2])
+    return Work(x + means if p.direction == "forward" else means, (x + means) * s)
 
 
 def _batch_norm(p: Problem) -> Work:
-    """forward: the mean (1), squared deviations (3), the map (3); backward: two sums (4), dx (5)."""
+    """For each element: forward the mean (1), squared deviations (3), the map (3); backward two sums (4), dx (5).
+
+    For each channel: forward the mean, the variance, the root of it and eps, the factor of the map (5); inference the
+    last three; backward the root (2), its quotients with gamma and dgamma (2), the two means of dx and the quotient of
+    one with the root (3).
+    """
     x, s, c = _size(p)
-    flop, arrays = {"forward": (7, 2), "inference": (3, 2), "backward": (9, 3)}[p.direction]
-    return Work(flop * x, arrays * x * s + p.shapes[0][1] * (2 * c + 2 * s))
+    flop, once, arrays = {"forward": (7, 5, 2), "inference": (3, 3, 2), "backward": (9, 7, 3)}[p.direction]
+    d = p.shapes[0][1]
+    parameters = 3 if p.direction == "backward" else 2
+    return Work(flop * x + once * d, arrays * x * s + d * (2 * c + parameters * s))
 
 
 def _local_response_norm(p: Problem) -> Work:
-    """A square and a window's sum for each element, the power, the product; backward has two windows."""
+    """A square, a window's sum, its two constants, the power, the product; backward has a second window."""
     x, s, _ = _size(p)
     size = p.attr("size")
     return Work(
-        x * (size + 5 if p.direction == "forward" else 2 * size + 12), x * s * (2 if p.direction == "forward" else 3)
+        x * (size + 5 if p.direction == "forward" else 2 * size + 11), x * s * (2 if p.direction == "forward" else 3)
     )
 
 
@@ -132,7 +182,9 @@ def _softmax(p: Problem) -> Work:
 def _softmax_cross_entropy(p: Problem) -> Work:
     x, s, c = _size(p)
     rows = p.shapes[0][0]
-    return Work((5 if p.direction == "forward" else 2) * x, x * (s + c) + rows * (8 + c * (p.direction == "forward")))
+    if p.direction == "forward":
+        return Work(5 * x + 2 * rows, x * (s + c) + rows * (8 + c))
+    return Work(2 * x, x * (s + c) + rows * 8)
 
 
 def _dropout(p: Problem) -> Work:
@@ -179,5 +231,5 @@ _COUNTS: dict[str, Callable[[Problem], Work]] = {
     "adagrad": _optimizer(7, 3, 2),
     "rmsprop": _optimizer(9, 3, 2),
     "adam": _optimizer(12, 4, 3),
-    "unscale": _optimizer(1, 1, 1),
+    "unscale": _optimizer(2, 1, 1),
 }
