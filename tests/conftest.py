@@ -52,6 +52,21 @@ def process_settings():
 
 
 @pytest.fixture
+def run(capsys):
+    """Runs the command line in this process: (exit code, stdout, stderr)."""
+    from fastdl.cli import main
+
+    def call(*arguments) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return stop.value.code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
 def cupy():
     """The stand-in for CuPy, as ``import cupy`` finds it during the test."""
     if missing := settings.missing("cuda-emulated"):

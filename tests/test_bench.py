@@ -192,10 +192,10 @@ def test_what_is_no_record_is_refused(path, value, message):
         record.from_json(data)
 
 
-@pytest.mark.parametrize("text", ["[]", "{", "{}"])
+@pytest.mark.parametrize("text", [b"[]", b"{", b"{}", b"", b"\x89PNG\r\n\xff"])
 def test_a_file_that_is_none_is_named(tmp_path, text):
-    (tmp_path / "x.json").write_text(text)
-    with pytest.raises(RecordError, match=r"x\.json: "):
+    (tmp_path / "x.json").write_bytes(text)
+    with pytest.raises(RecordError, match=r"x\.json: this is no benchmark record"):
         record.load(tmp_path / "x.json")
 
 

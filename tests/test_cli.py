@@ -15,7 +15,7 @@ import pytest
 
 import fastdl
 from fastdl import backend as settings
-from fastdl.cli import AnyBackend, Backend, Dtype, Isa, Method, Net, main
+from fastdl.cli import AnyBackend, Backend, Dtype, Isa, Method, Net
 from fastdl.kernels import registry
 from fastdl.kernels.problem import COMPUTE
 from fastdl.models.catalog import NETWORKS
@@ -29,20 +29,6 @@ EPOCH_KEYS = {"epoch", "train_loss", "train_accuracy", "test_accuracy", "seconds
 
 #: A training of a second or two.
 SHORT = ["train", "--model", "simpleconvnet", "--batch-size", "300", "--lr", "0.01"]
-
-
-@pytest.fixture
-def run(capsys):
-    """Runs the command line in this process: (exit code, stdout, stderr)."""
-
-    def call(*arguments) -> tuple[int, str, str]:
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return stop.value.code, captured.out, captured.err
-
-    return call
 
 
 def assert_one_line(found: tuple[int, str, str], text: str) -> None:
@@ -70,7 +56,7 @@ def test_help_without_arguments(run, arguments):
         assert word in out
 
 
-@pytest.mark.parametrize("command", ["info", "check", "train"])
+@pytest.mark.parametrize("command", ["info", "check", "train", "compare"])
 def test_help_of_commands(run, command):
     code, out, _ = run(command, "--help")
     assert code == 0

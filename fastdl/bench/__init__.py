@@ -11,6 +11,7 @@ what shows the record of a network.
 ``pictures``  of a network: shares of the time, rows, rooflines, scaling
 ``table``     the same for a terminal
 ``page``      one HTML file with all of it
+``compare``   two records: what is slower or faster beyond the noise
 
 The suites, and the peers they are measured against, are in the repository's ``bench/``.
 """

@@ -285,11 +285,13 @@ def from_json(data: Any) -> Record:
 
 def load(path: str | os.PathLike) -> Record:
     """Reads and checks a file; ``RecordError`` where it is no record, ``OSError`` where it cannot be read."""
-    text = Path(path).read_text()
+    data = Path(path).read_bytes()
     try:
-        return from_json(json.loads(text))
-    except (RecordError, json.JSONDecodeError) as error:
+        return from_json(json.loads(data))
+    except RecordError as error:
         raise RecordError(f"{os.fspath(path)}: {error}") from None
+    except ValueError as error:
+        raise RecordError(f"{os.fspath(path)}: this is no benchmark record, and no JSON: {error}") from None
 
 
 # ---- validation -----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The command line: ``fastdl info``, ``fastdl check``, ``fastdl train``, ``fastdl run``, ``fastdl warmup``.
+"""The command line: ``fastdl info``, ``check``, ``train``, ``compare``, ``run`` and ``warmup``.
 
 This module declares options and loads nothing but typer; what a command needs is imported when it runs. Mistakes of
 the user (``UserError``) end as one line on stderr and exit code 2.
@@ -326,6 +326,38 @@ def train(
             as_json=json,
         )
     )
+
+
+@app.command()
+def compare(
+    old: Annotated[Path, typer.Argument(metavar="OLD", show_default=False, help="The record to compare with.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", show_default=False, help="The record to judge.")],
+    threshold: Annotated[
+        float, typer.Option(metavar="PERCENT", min=0.0, help="Smaller changes are none, whatever the noise.")
+    ] = 5.0,
+    confidence: Annotated[
+        float, typer.Option(min=0.5, max=0.9999, help="That all intervals of the ratios together are right.")
+    ] = 0.95,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Only cases like 'alexnet/conv*'. May be repeated.", show_default=False),
+    ] = None,
+    json: JSON = False,
+) -> None:
+    """Say what has become slower or faster between two records of a benchmark.
+
+    Exit code 1 where something is slower, beyond the threshold and the noise; 0 otherwise. Times of the same case,
+    pass, dtype, threads, participant and batch are compared. For example, before and after a change:
+
+    [bold]fastdl bench alexnet --json old.json[/bold]
+
+    [bold]fastdl bench alexnet --json new.json[/bold]
+
+    [bold]fastdl compare old.json new.json --only 'alexnet/conv*' --threshold 3[/bold]
+    """
+    from . import comparing as command
+
+    command.run(old, new, confidence, threshold, only or (), json)
 
 
 @app.command()
