@@ -97,7 +97,7 @@ def test_names_are_no_formulas(tmp_path):
     for picture in pictures.pictures(*main(found)):
         pictures.save(picture.figure, tmp_path / "a.svg")
         assert any(HOSTILE[:6] in text for text, _ in texts(picture.figure)), picture.name
-        assert HOSTILE in picture.text or picture.name == "times"
+        assert HOSTILE in picture.text or picture.name == "times", picture.text
 
 
 def test_a_record_without_rows_has_no_picture():
@@ -180,6 +180,19 @@ def test_parts_of_a_bar_are_as_long_as_their_share():
     )
 
 
+def test_what_an_interrupted_run_has_is_no_whole_pass():
+    found, setting = main(simple())
+    found.measurements = [m for m in found.measurements if m.group != "total"]
+    written = [text for text, _ in texts(pictures.shares(found, setting))]
+    assert "rows together: 10,000 ms" in written and not any("images/s" in text for text in written)
+    assert pictures.times_text(found, setting) == (
+        "Forward pass of lenet; on the CPU fastdl cython is the fastest in 3 of 3 rows."
+    )
+    found = network_record("lenet", batches=(1, 2))
+    found.measurements = [m for m in found.measurements if m.group != "total" or m.settings["batch"] == 1]
+    assert pictures.scaling(*main(found)) is None
+
+
 def test_another_kind_that_takes_most_is_told():
     found, setting = main(simple())
     found.measurements = [
@@ -210,7 +223,7 @@ def test_times_have_bars_or_on_a_logarithmic_scale_points():
     slow = network_record("lenet", participants=("fastdl cython", "fastdl numpy"))
     assert pictures.times(*main(slow)).axes[1].get_xscale() == "log"
     assert pictures.times_text(found, setting) == (
-        "The forward pass takes 11,000 ms with fastdl cython, 2 threads, 2.00 times as long with torch cpu; "
+        "Forward pass of lenet: 11,000 ms with fastdl cython, 2 threads, 2.00 times as long with torch cpu; "
         "on the CPU fastdl cython is the fastest in 3 of 3 rows."
     )
 

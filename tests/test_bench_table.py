@@ -102,6 +102,13 @@ def test_the_summary_has_a_line_for_each_setting_and_participant():
     )
 
 
+def test_an_interrupted_run_says_so():
+    found = network_record("lenet")
+    assert "interrupted" not in str(table.summary_table(found).caption)
+    found.complete = False
+    assert "interrupted" in str(table.summary_table(found).caption)
+
+
 def test_what_is_not_known_is_left_empty():
     found = network_record("lenet", participants=("torch cpu", "fastdl numpy"), directions=("forward",))
     found.peaks = None
@@ -116,6 +123,10 @@ def test_what_is_not_known_is_left_empty():
     assert [text for _, text in rows["fc4"][9:]] == [""] * 4
     assert [text for _, text in rows["fc5"][1:9]] == [""] * 8 and rows["fc5"][9][1] and rows["fc5"][12] == ("ratio", "")
     assert [text for _, text in rows["whole pass"]][1:9] == [""] * 8
+    (line, _) = zip(
+        *([str(cell) for cell in column.cells] for column in table.summary_table(found).columns), strict=True
+    )
+    assert line[2:] == ("torch cpu", "16", "2", "not measured", "", "", "")
 
 
 def test_names_are_no_markup():

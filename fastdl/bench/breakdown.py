@@ -50,14 +50,14 @@ class Column:
         return math.fsum(m.median for m in self.rows)
 
     @property
-    def seconds(self) -> float:
-        """Of the whole pass, or where that was not measured of its rows together."""
-        return self.sum if self.whole is None else self.whole.median
+    def seconds(self) -> float | None:
+        """Of the whole pass; the rows together are no substitute, where some of them may be missing."""
+        return None if self.whole is None else self.whole.median
 
     @property
-    def images_per_second(self) -> float:
-        """At that time."""
-        return self.batch / self.seconds
+    def images_per_second(self) -> float | None:
+        """In the whole pass."""
+        return None if self.whole is None else self.batch / self.whole.median
 
     def share(self, rows: Iterable[Measurement]) -> float:
         """The part of these rows in the sum of all."""

@@ -312,13 +312,13 @@ def _summary_row(
         row += [
             _number(column.seconds, milliseconds),
             _number(column.whole.summary.spread if column.whole else None, percent),
-            _number(column.seconds / beside.seconds if beside else None),
+            _number(_by(column.seconds, beside.seconds if beside else None)),
             _number(column.images_per_second),
         ]
     if len(by) == 2:
-        both = [c.seconds for c in by.values() if c is not None]
+        both = [c.seconds for c in by.values() if c is not None and c.seconds is not None]
         total = sum(both) if len(both) == 2 else None
-        row += [_number(total, milliseconds), _number(total and setting.batch / total)]
+        row += [_number(total, milliseconds), _number(_by(setting.batch, total))]
     if first_calls:
         whole = next((c.whole for c in by.values() if c is not None), None)
         row.append(_number(whole.settings.get("first_call") if whole else None))
@@ -363,7 +363,7 @@ def _beside(name: str, setting: Setting, direction: str, columns: Sequence[Colum
         times = [by[row].median if row in by else None for by in every]
         rows.append([_number(position, str), _row_heading(some), Cell(kind(some), kind(some)), *_times(times)])
     together = [column.sum if column.rows else None for column in columns]
-    whole = [column.whole.median if column.whole else None for column in columns]
+    whole = [column.seconds for column in columns]
     empty = Cell("", None)
     totals = [
         [empty, Cell("rows together", None), empty, *_times(together)],
@@ -379,8 +379,12 @@ def _beside(name: str, setting: Setting, direction: str, columns: Sequence[Colum
 def _times(seconds: Sequence[float | None]) -> list[Cell]:
     """Milliseconds, and of all but the first how many times as long they are."""
     first, *others = seconds
-    ratios = [None if first is None or other is None else other / first for other in others]
-    return [*(_number(value, milliseconds) for value in seconds), *map(_number, ratios)]
+    return [*(_number(value, milliseconds) for value in seconds), *(_number(_by(other, first)) for other in others)]
+
+
+def _by(a: float | None, b: float | None) -> float | None:
+    """Their ratio, where both are known."""
+    return None if a is None or b is None else a / b
 
 
 def _rows(name: str, record: Record, setting: Setting, column: Column) -> Element:

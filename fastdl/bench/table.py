@@ -122,7 +122,7 @@ def _layer_table(
         table.add_row(Text(f"{counted(more, 'shorter row')}", style="dim"))
     for name, seconds in (
         ("rows together", [c.sum for c in (first, *others)]),
-        ("whole pass", [c.whole.median if c.whole else None for c in (first, *others)]),
+        ("whole pass", [c.seconds for c in (first, *others)]),
     ):
         table.add_row(*map(Text, _total(name, seconds, detailed)), style="bold")
     return table
@@ -168,7 +168,9 @@ def summary_table(record: Record) -> Table:
     reference = participants(record)[0]
     every = settings(record)
     measured = [name for name in DIRECTIONS if any(name in passes(record, setting) for setting in every)]
-    absent = [f"{name} is not there: {reason}" for name, reason in record.absent.items()]
+    notes = ["±: from the lower to the upper quartile, by the median"]
+    notes += [] if record.complete else ["The measurement was interrupted: what is missing was not measured."]
+    notes += [f"{name} is not there: {reason}" for name, reason in record.absent.items()]
     table = Table(
         title=Text(f"Whole passes; ratio: how many times as long as {reference}"),
         title_justify="left",
@@ -176,7 +178,7 @@ def summary_table(record: Record) -> Table:
         box=None,
         header_style="bold",
         pad_edge=False,
-        caption=Text("\n".join(["±: from the lower to the upper quartile, by the median", *absent])),
+        caption=Text("\n".join(notes)),
         caption_justify="left",
     )
     for name in ("network", "dtype", "participant"):
@@ -202,11 +204,14 @@ def summary_table(record: Record) -> Table:
                     cells += [""] * 4
                     continue
                 threads = "GPU" if column.device == "cuda" else threads
+                if column.whole is None:
+                    cells += ["not measured", "", "", ""]
+                    continue
                 cells += [
-                    milliseconds(column.seconds),
-                    percent(column.whole.summary.spread) if column.whole else "",
-                    significant(column.seconds / first.seconds) if first else "",
-                    significant(column.images_per_second),
+                    milliseconds(column.whole.median),
+                    percent(column.whole.summary.spread),
+                    significant(column.whole.median / first.whole.median) if first and first.whole else "",
+                    significant(setting.batch / column.whole.median),
                 ]
             table.add_row(
                 *map(Text, (setting.network, setting.dtype, participant, str(setting.batch), threads, *cells))

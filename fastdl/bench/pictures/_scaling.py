@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..breakdown import Column, Setting, columns, counted, participants, significant
+from ..breakdown import Setting, columns, counted, participants, significant
 from ..breakdown import settings as settings_of
 from ..record import Record
 from ._style import (
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _LINES = {"forward": "-", "backward": "--"}
-#: Direction and participant -> size of the batch, or threads, -> the pass.
-Series = dict[tuple[str, str], dict[int, Column]]
+#: Direction and participant -> size of the batch, or threads, -> seconds of the whole pass.
+Series = dict[tuple[str, str], dict[int, float]]
 Looks = dict[str, tuple[str, str]]
 
 
@@ -39,8 +39,8 @@ def _series(record: Record, setting: Setting, name: str) -> Series:
             continue
         for direction in _LINES:
             for column in columns(record, other, direction):
-                if name == "batch" or column.device == "cpu":
-                    found.setdefault((direction, column.participant), {})[getattr(other, name)] = column
+                if column.seconds is not None and (name == "batch" or column.device == "cpu"):
+                    found.setdefault((direction, column.participant), {})[getattr(other, name)] = column.seconds
     return {key: dict(sorted(by.items())) for key, by in found.items() if len(by) > 1}
 
 
@@ -78,7 +78,7 @@ def _line(axes: Axes, key: tuple[str, str], x: list[int], y: list[float], looks:
 def _batches(axes: Axes, series: Series, looks: Looks, setting: Setting) -> None:
     every = sorted({batch for by in series.values() for batch in by})
     for key, by in series.items():
-        _line(axes, key, list(by), [column.images_per_second for column in by.values()], looks)
+        _line(axes, key, list(by), [batch / seconds for batch, seconds in by.items()], looks)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(every, [str(batch) for batch in every])
@@ -94,7 +94,7 @@ def _threads(axes: Axes, series: Series, looks: Looks, setting: Setting) -> None
     axes.text(every[-1], every[-1] / every[0], "ideal ", ha="right", va="bottom", size=9.5)
     for key, by in series.items():
         few = next(iter(by))
-        _line(axes, key, list(by), [by[few].seconds / column.seconds * few / every[0] for column in by.values()], looks)
+        _line(axes, key, list(by), [by[few] / seconds * few / every[0] for seconds in by.values()], looks)
     axes.set_xticks(every, [str(count) for count in every])
     axes.set(
         xlabel="threads",
@@ -108,11 +108,11 @@ def scaling_text(record: Record, setting: Setting) -> str:
     """What the first participant gains from the largest batch and from all threads."""
     sentences = []
     for (direction, name), by in list(_series(record, setting, "batch").items())[:1]:
-        few, many = (significant(by[batch].images_per_second) for batch in (min(by), max(by)))
+        few, many = (significant(batch / by[batch]) for batch in (min(by), max(by)))
         sentences.append(
             f"From batch {min(by)} to {max(by)} the {direction} pass with {name} goes from {few} to {many} images/s."
         )
     for (direction, name), by in list(_series(record, setting, "threads").items())[:1]:
-        gain = f"{by[min(by)].seconds / by[max(by)].seconds:.2f} times as fast as with {min(by)}"
+        gain = f"{by[min(by)] / by[max(by)]:.2f} times as fast as with {min(by)}"
         sentences.append(f"With {counted(max(by), 'thread')} the {direction} pass with {name} is {gain}.")
     return " ".join(sentences)

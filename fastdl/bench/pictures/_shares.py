@@ -92,7 +92,10 @@ def shares(record: Record, setting: Setting) -> Figure:
 def _bar(axes: Axes, top: float, column: Column, setting: Setting) -> None:
     from matplotlib.patches import Rectangle
 
-    took = f"{milliseconds(column.seconds)} ms, {significant(column.images_per_second)} images/s"
+    took = f"rows together: {milliseconds(column.sum)} ms"
+    if column.whole is not None:
+        seconds = column.whole.median
+        took = f"{milliseconds(seconds)} ms, {significant(setting.batch / seconds)} images/s"
     axes.text(MARGIN, top + 0.2, shortened(who(column, setting), 6.0, 11), size=10.5, weight="bold")
     axes.text(WIDTH - MARGIN, top + 0.2, took, size=10.5, ha="right")
     top += 0.26

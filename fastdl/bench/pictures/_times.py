@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..breakdown import Column, Setting, listed, milliseconds, participants, passes, row_name, significant, who
+from ..breakdown import Column, Setting, milliseconds, participants, passes, row_name, significant, who
 from ..record import Record
 from ._shares import Part, parts
 from ._style import (
@@ -136,11 +136,12 @@ def _panel(
 def times_text(record: Record, setting: Setting) -> str:
     """How long the others take beside the first participant, and in how many rows that is the fastest."""
     sentences = []
-    for direction, columns in passes(record, setting).items():
-        first, *others = columns
-        text = f"the {direction} pass takes {milliseconds(first.seconds)} ms with {who(first, setting)}"
-        if others:
-            text += f", {listed(_ratio(first, other) for other in others)}"
+    for direction, (first, *others) in passes(record, setting).items():
+        text = f"{direction} pass of {setting.network}"
+        if first.seconds is not None:
+            text += f": {milliseconds(first.seconds)} ms with {who(first, setting)}"
+            known = [(c.participant, c.seconds / first.seconds) for c in others if c.seconds is not None]
+            text += "".join(f", {_ratio(ratio)} with {name}" for name, ratio in known)
         rivals = [{row_name(m): m.median for m in other.rows} for other in others if other.device == first.device]
         if rivals:
             won = sum(all(m.median <= rival.get(row_name(m), m.median) for rival in rivals) for m in first.rows)
@@ -150,7 +151,5 @@ def times_text(record: Record, setting: Setting) -> str:
     return " ".join(sentences)
 
 
-def _ratio(first: Column, other: Column) -> str:
-    if other.seconds >= first.seconds:
-        return f"{significant(other.seconds / first.seconds)} times as long with {other.participant}"
-    return f"{100 * other.seconds / first.seconds:.2g}% of it with {other.participant}"
+def _ratio(ratio: float) -> str:
+    return f"{significant(ratio)} times as long" if ratio >= 1 else f"{100 * ratio:.2g}% of that"
