@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from calls import Draw
 
 import fastdl
 from fastdl import backend
+from fastdl.bench.replay import Replay, first_line
 
 Call = Callable[[], Any]
 
@@ -195,45 +196,9 @@ class Gpu(Place):
         return max(2, min(SETS, math.ceil(3 * self.l2 / max(nbytes, 1))))
 
     def record_ours(self, calls: Sequence[Call], precision: str) -> Recorded:
-        cupy = self._cupy
         self.synchronize()
-        stream, pool = cupy.cuda.Stream(non_blocking=True), cupy.cuda.MemoryPool()
-        begin, end = cupy.cuda.Event(), cupy.cuda.Event()
-
-        def all_of_them() -> list[Any]:
-            return [call() for call in calls]  # all results at once: each in memory of its own
-
-        graph, kept, reason = None, [], ""
-        with stream, cupy.cuda.using_allocator(pool.malloc), self.ours(precision):
-            all_of_them()  # loads the kernels
-            for _ in range(3):  # with its memory in the pool, and at the addresses that tables of addresses hold
-                all_of_them()
-                stream.synchronize()
-                try:
-                    stream.begin_capture()
-                    try:
-                        kept = all_of_them()
-                    finally:
-                        graph = stream.end_capture()
-                    reason = ""
-                    break
-                except Exception as error:
-                    graph, reason = None, _first_line(error)
-
-        def run(times: int) -> float:
-            with stream, nullcontext() if graph else cupy.cuda.using_allocator(pool.malloc), self.ours(precision):
-                begin.record(stream)
-                for _ in range(times):
-                    if graph is not None:
-                        graph.launch(stream)
-                    else:
-                        all_of_them()
-                end.record(stream)
-                end.synchronize()
-            assert kept is not None  # and lives as long as the graph that writes there
-            return float(cupy.cuda.get_elapsed_time(begin, end)) / 1e3
-
-        return Recorded(len(calls), run, reason)
+        replay = Replay(calls, lambda: self.ours(precision))
+        return Recorded(len(calls), replay.seconds, replay.reason)
 
     def record_theirs(self, makers: Sequence[Callable[[], Call]], precision: str) -> Recorded:
         cuda = self.torch.cuda
@@ -255,7 +220,7 @@ class Gpu(Place):
                 finally:
                     graph.capture_end()
             except Exception as error:
-                graph, reason = None, _first_line(error)
+                graph, reason = None, first_line(error)
 
         def run(times: int) -> float:
             with cuda.stream(stream), self.theirs(precision):
@@ -282,10 +247,6 @@ class Gpu(Place):
             self.synchronize()
             self.torch.cuda.empty_cache()
             self._cupy.get_default_memory_pool().free_all_blocks()
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:200] or type(error).__name__
 
 
 class Emulation(Place):

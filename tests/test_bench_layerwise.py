@@ -11,6 +11,7 @@ import textwrap
 import numpy as np
 import pytest
 
+import fake_cupy
 import fastdl
 from fastdl import backend
 from fastdl.bench import layerwise, nets, participants
@@ -199,6 +200,38 @@ def test_no_dropout_only_inside_the_block():
         ratios = [layer.dropout_ratio for layer in net.layers() if hasattr(layer, "dropout_ratio")]
     assert ratios == [0.0, 0.0]
     assert [layer.dropout_ratio for layer in net.layers() if hasattr(layer, "dropout_ratio")] == [0.5, 0.5]
+
+
+# ---- a GPU ----------------------------------------------------------------------------------------------------------
+
+
+class Event:
+    def record(self, stream=None):
+        pass
+
+    synchronize = record
+
+
+@pytest.mark.parametrize("name", ["deep", "branched"])
+def test_layers_and_passes_are_graphs_on_a_device(made, cupy, monkeypatch, name):
+    monkeypatch.setattr(cupy.cuda, "Event", Event, raising=False)
+    monkeypatch.setattr(cupy.cuda, "get_elapsed_time", lambda begin, end: 2.0, raising=False)
+    plan = Plan(
+        name, devices=("cpu", "cuda"), passes=("inference", "forward", "backward"), **QUICK | {"threads": (1, 2)}
+    )
+    record = run(plan)
+    assert not record.absent, record.absent
+    assert record.machine.gpu["name"] == "Stand-in"
+    found = [m for m in record.measurements if m.participant == "fastdl cuda"]
+    assert {(m.isa, m.threads, m.settings["device"]) for m in found} == {("cuda", 1, "cuda")}
+    assert all(m.check.passed for m in found)
+    for direction in ("inference", "forward", "backward"):
+        theirs = {m.case: m for m in found if m.direction == direction}
+        cases = {m.case for m in rows(record, ME, direction)}
+        assert set(theirs) == cases
+        assert theirs[name].median == pytest.approx(0.002)
+        assert all(m.kernels and "cuda/" in m.kernels[0] for case, m in theirs.items() if "conv" in case)
+    assert fake_cupy.state.graphs > 20
 
 
 # ---- PyTorch --------------------------------------------------------------------------------------------------------

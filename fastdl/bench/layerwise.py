@@ -7,13 +7,13 @@ are compared: who computes something else is not timed.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import time
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ..kernels import registry
 from ..layers import Layer
 from ..network import Container
 from ..profiling import Line, Profile
@@ -21,6 +21,7 @@ from . import machine, peak
 from .nets import Network, make
 from .participants import Ours, Results, Sample, Setting, Torch, available, compare
 from .record import Check, Measurement, Record
+from .torch_peer import NoCounterpart
 from .work import Work
 
 GROUPS = {
@@ -98,6 +99,8 @@ def run(plan: Plan, reporter: Reporter, command: Sequence[str]) -> Record:
     here, absent = available(plan.devices, plan.backends, plan.peers)
     first = make(plan.network, plan.dtypes[0])
     described = machine.describe("torch", "numba", "cupy-cuda13x", "cupy-cuda12x")
+    if ("fastdl", "cuda") in here:
+        described = dataclasses.replace(described, gpu=machine.gpu())
     record = Record("network", list(command), described, absent=absent)
     for name, reason in absent.items():
         reporter.say(f"{name}: {reason}")
@@ -127,9 +130,11 @@ def _compare(
     """All participants of one setting. An interrupt leaves what was measured in the record."""
     participants: list[Any] = []
     for kind, name in here:
+        if name == "cuda" and setting.threads < max(plan.threads):
+            continue  # it has none: once is enough
         try:
-            participants.append(Ours(name, network, setting) if kind == "ours" else Torch(network, setting))
-        except TypeError as error:
+            participants.append(_participant(kind, name, network, setting))
+        except NoCounterpart as error:
             record.absent[f"{kind} {name}"] = str(error)
             reporter.say(f"{kind} {name}: {error}")
     checks: dict[str, Check | None] = {}
@@ -138,16 +143,14 @@ def _compare(
     expected: Results | None = None
     moved: Results = {}
     for participant in list(participants):
-        with network.kept_statistics():
-            begin = time.perf_counter()
-            found = participant.results(images)
-            first_calls[participant.name] = time.perf_counter() - begin
+        begin = time.perf_counter()
+        found = participant.results(images)
+        first_calls[participant.name] = time.perf_counter() - begin
         if expected is None:
             expected, against = found, participant.name
             checks[participant.name] = None
             if len(participants) > 1:
-                with network.kept_statistics():
-                    moved = participant.results(images, moved=True)
+                moved = participant.results(images, moved=True)
             continue
         check = compare(found, expected, moved, against)
         checks[participant.name] = check
@@ -166,13 +169,23 @@ def _compare(
                     turn.take()
                     reporter.advance(turn.once)
     finally:
-        rows = _rows(network, [p for p in participants if isinstance(p, Ours)])
+        rows = _rows(network, [p for p in participants if hasattr(p, "lines")])
         for turn in turns:
             if turn.wholes:
                 name = turn.participant.name
                 record.measurements += _measurements(
                     network, setting, rows, turn, turns[0], checks[name], first_calls[name]
                 )
+
+
+def _participant(kind: str, name: str, network: Network, setting: Setting) -> Any:
+    if kind == "torch":
+        return Torch(network, setting)
+    if name == "cuda":
+        from .gpu_participant import OursOnDevice
+
+        return OursOnDevice(network, setting)
+    return Ours(name, network, setting)
 
 
 def _describe(network: Network, setting: Setting) -> str:
@@ -187,10 +200,14 @@ class _Turns:
         self.participant = participant
         self.wholes: dict[str, list[float]] = defaultdict(list)  # pass -> seconds
         self.layers: dict[tuple[int, str], list[float]] = defaultdict(list)
-        begin = time.perf_counter()
-        participant.whole()
-        participant.parts()
-        pair = time.perf_counter() - begin
+        pair = 0.0
+        for _ in range(2):  # the first makes plans, and CUDA graphs
+            begin = time.perf_counter()
+            participant.whole()
+            participant.parts()
+            pair = time.perf_counter() - begin
+            if pair > 1:
+                break
         self.calls = max(1, min(10, int(0.1 / pair)))  # short passes several times in a turn
         self.once = PAUSE + (self.calls + 1) * pair
         self.rounds = max(2, min(plan.rounds, int(plan.seconds / self.once)))
@@ -223,7 +240,7 @@ class _Turns:
 # ---- rows -----------------------------------------------------------------------------------------------------------
 
 
-def _rows(network: Network, ours: Sequence[Ours]) -> list[Row]:
+def _rows(network: Network, ours: Sequence[Any]) -> list[Row]:
     """The layers; one that a kernel of the layer before it computes, in a forward pass of any of fastdl's, belongs to
     that one for everybody: times of a row are then times for the same work."""
     names = Profile()
@@ -334,7 +351,6 @@ def _measurement(
         f"{k.problem.op} {k.problem.direction}: {k.row.label}" for line in own for k in line.kernels
     )
     op = next((k.problem.op for line in own for k in line.kernels), type(row.layers[0]).__name__ if row else "network")
-    levels = registry.available_levels()
     return Measurement(
         suite="network",
         case=case,
@@ -342,9 +358,9 @@ def _measurement(
         op=op,
         direction=name,
         dtype=setting.dtype,
-        threads=setting.threads,
+        threads=1 if turn.participant.device == "cuda" else setting.threads,
         participant=turn.participant.name,
-        isa=levels[-1] if levels else "any",
+        isa=turn.participant.isa,
         seconds=[round(s, 9) for s in seconds],
         kernels=list(kernels),
         flop=None if work is None else work.flop,

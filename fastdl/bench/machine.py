@@ -91,6 +91,21 @@ def _line(path: str) -> str | None:
         return None
 
 
+def gpu() -> dict[str, Any]:
+    """The current CUDA device, as CuPy sees it."""
+    import cupy
+
+    runtime = cupy.cuda.runtime
+    properties = runtime.getDeviceProperties(runtime.getDevice())
+    name = properties["name"]
+    return {
+        "name": name.decode() if isinstance(name, bytes) else name,
+        "memory": properties["totalGlobalMem"],
+        "architecture": f"{properties['major']}{properties['minor']}",
+        "driver's CUDA": runtime.driverGetVersion(),
+    }
+
+
 def _revision() -> str | None:
     """Of the git tree that this package lies in, with "+" where tracked files differ from it."""
     package = Path(__file__).resolve().parent

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from .. import backend
+from .._device import to_device
+from ..kernels import registry
 from ..layers import Dropout
 from ..models import Model
 from ..profiling import Line, Profile
@@ -38,10 +40,16 @@ class Setting(NamedTuple):
         return "forward" in self.passes or "backward" in self.passes
 
 
+def level() -> str:
+    """The ISA level that peaks of the CPU are of."""
+    return next(reversed(registry.available_levels()), "any")
+
+
 class Ours:
     """fastdl on one backend, on the CPU."""
 
     device = "cpu"
+    isa = level()
 
     def __init__(self, name: str, network: Network, setting: Setting, conv: str = "auto") -> None:
         self.name = f"fastdl {name}" if conv == "auto" else f"fastdl {name} {conv}"
@@ -124,25 +132,34 @@ class Ours:
 
         With ``moved`` every pixel is ``MOVED`` units in the last place larger or smaller.
         """
-        net, (x, t) = self.network.net, (self.x[:images], self.t[:images])
+        x = self.x[:images]
         if moved:
             signs = np.random.default_rng(2).choice([-MOVED, MOVED], x.shape).astype(x.dtype)
             x = x + signs * np.spacing(np.abs(x), dtype=x.dtype)
         with self.context():
-            with backend.inference():
-                scores = net.predict(x) if isinstance(net, Model) else net.forward(x, False)
-            found = {"scores": scores.astype(np.float64)}
-            if isinstance(net, Model) and self.setting.trains:
-                with without_dropout(self.network):
-                    grads = net.gradient(x, t)
-                found["gradients"] = np.concatenate([g.astype(np.float64).ravel() for g in grads.values()])
-        return found
+            return results_of(self.network, x, self.t[:images], self.setting.trains)
+
+
+def results_of(network: Network, x: Any, t: Any, trains: bool) -> Results:
+    """See ``Ours.results``; the running statistics stay as they are."""
+    net = network.net
+    with backend.inference():
+        found = {"scores": _float64(net.predict(x) if isinstance(net, Model) else net.forward(x, False))}
+    if isinstance(net, Model) and trains:
+        with without_dropout(network), network.kept_statistics():
+            grads = net.gradient(x, t)
+        found["gradients"] = np.concatenate([_float64(g).ravel() for g in grads.values()])
+    return found
+
+
+def _float64(a: Any) -> np.ndarray:
+    return np.asarray(to_device(a, "cpu")).astype(np.float64)
 
 
 class Torch:
     """PyTorch on the CPU, in the memory format that is faster for this network."""
 
-    name, device = "torch cpu", "cpu"
+    name, device, isa = "torch cpu", "cpu", level()
 
     def __init__(self, network: Network, setting: Setting) -> None:
         import torch
@@ -278,7 +295,7 @@ def available(
             if reason:
                 absent[f"fastdl {name}"] = reason
             else:
-                found.append(("ours", name))
+                found.append(("fastdl", name))
         for peer in peers:
             reason = torch_peer.missing(device)
             if reason:

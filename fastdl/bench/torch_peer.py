@@ -22,9 +22,11 @@ def missing(device: str) -> str:
         return "PyTorch is not installed: pip install torch"
     import torch
 
-    if device == "cuda" and not torch.cuda.is_available():
+    if device == "cpu":
+        return ""
+    if not torch.cuda.is_available():
         return "this PyTorch finds no CUDA device"
-    return ""
+    return "fastdl bench runs PyTorch on the CPU; on a GPU bench/gpu.py of the sources measures layers beside cuDNN"
 
 
 def tensor(a: Any, device: str) -> Any:
