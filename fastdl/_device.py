@@ -268,6 +268,26 @@ def is_capturing() -> bool:
     return bool(cupy.cuda.get_current_stream().is_capturing())
 
 
+def event() -> Any:
+    """An event at the end of what the current stream has been given so far; None while launches are recorded."""
+    import cupy
+
+    stream = cupy.cuda.get_current_stream()
+    if stream.is_capturing():
+        return None
+    found = cupy.cuda.Event()
+    found.record(stream)
+    return found
+
+
+def seconds_between(begin: Any, end: Any) -> float:
+    """Between two events of a stream, when both have happened."""
+    import cupy
+
+    end.synchronize()
+    return float(cupy.cuda.get_elapsed_time(begin, end)) / 1e3
+
+
 def overwrite(out: Any, values: Any) -> None:
     """``out[...] = values``, for an array on a device and values of its shape from anywhere, in any dtype."""
     values = np.asarray(to_device(values, "cpu")).astype(out.dtype, copy=False)

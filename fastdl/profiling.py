@@ -10,6 +10,9 @@
 
 Layers are seen however they are called: by a network, by hand, or fused with their neighbours (then the time is that
 of the layer whose kernel does the work, and the other one has no line). Outside the block nothing is slower by it.
+
+On a GPU times are those between two events on the stream, gaps between launches included, and the timeline shows the
+launches. The steps of a CUDA graph (``Trainer(graph=True)``) are not seen: profile with ``graph=False``.
 """
 
 from __future__ import annotations
@@ -26,7 +29,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from . import backend, fusion
+from . import _device, backend, fusion
+from ._device import is_device
 from ._files import replacing
 from .kernels.problem import Problem
 from .kernels.registry import Row
@@ -53,6 +57,8 @@ _METHODS = {
 }
 #: Calls in the timeline, at most: some 60 MB of JSON. Later ones are in the table only.
 MOST_EVENTS = 400_000
+#: Pairs of events on a device before it is waited for.
+MOST_WAITING = 10_000
 
 
 class Kernel(NamedTuple):
@@ -96,8 +102,28 @@ class Line:
 class _Open:
     """A call that is running."""
 
-    def __init__(self, layer: Any, line: Line | None, direction: str) -> None:
+    def __init__(self, layer: Any, line: Line, direction: str) -> None:
         self.layer, self.line, self.direction = layer, line, direction
+
+
+class _Watch:
+    """From its making to ``stop``: by the host's clock, and on a device between two events."""
+
+    def __init__(self, on_device: bool) -> None:
+        self.on_device = on_device
+        self._first = _device.event() if on_device else None
+        self.begin = self.end = time.perf_counter_ns()
+
+    def stop(self) -> None:
+        """Now."""
+        self.end = time.perf_counter_ns()
+        self._last = None if self._first is None else _device.event()
+
+    def seconds(self) -> float:
+        """Waits for a device."""
+        if self._first is None:
+            return (self.end - self.begin) * 1e-9
+        return _device.seconds_between(self._first, self._last)
 
 
 class Profile:
@@ -115,6 +141,7 @@ class Profile:
         self._numbers: Counter[str] = Counter()
         self._events: list[tuple[str, str, int, int, int]] = []
         self._choice: backend.Choice | None = None
+        self._waiting: list[tuple[_Watch, Callable[[float], None]]] = []  # for a device
         self._local = threading.local()
         self._paused = False
 
@@ -211,6 +238,7 @@ class Profile:
 
     def __exit__(self, *exception: object) -> None:
         global _active
+        self._read()
         self.seconds += time.perf_counter() - self._begin
         backend._choice.reset(self._token)
         with _changing:
@@ -229,11 +257,24 @@ class Profile:
             line = self._lines[key, direction] = Line(name, kind, direction)
         return line
 
-    def _event(self, name: str, category: str, begin: int, end: int) -> None:
+    def _book(self, watch: _Watch, name: str, category: str, add: Callable[[float], None]) -> None:
+        """Stops the watch, and gives ``add`` its seconds now or when the device has come so far."""
+        watch.stop()
+        if not watch.on_device:
+            add(watch.seconds())
+        elif watch._first is not None:
+            self._waiting.append((watch, add))
+            if len(self._waiting) >= MOST_WAITING:
+                self._read()
         if len(self._events) < MOST_EVENTS:
-            self._events.append((name, category, begin, end, threading.get_native_id()))
+            self._events.append((name, category, watch.begin, watch.end, threading.get_native_id()))
         else:
             self.left_out += 1
+
+    def _read(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for watch, add in waiting:
+            add(watch.seconds())
 
     def call(self, layer: Any, direction: str, method: Callable[..., Any], args: tuple, kwargs: dict) -> Any:
         """Runs a method of a layer on the clock."""
@@ -245,17 +286,15 @@ class Profile:
         line = self._line_of(id(layer), direction, name, type(layer).__name__)
         container = isinstance(layer, Container)
         stack.append(_Open(layer, line, direction))
-        begin = time.perf_counter_ns()
+        watch = _Watch(bool(args) and is_device(args[0]))
         try:
             out = method(layer, *args, **kwargs)
             line.output = _size(out[1] if type(out) is tuple else out)  # (ReLU, pooled, indices): a fused pooling's
             return out
         finally:
-            end = time.perf_counter_ns()
             stack.pop()
-            if not container:  # whose time is its layers', but for the kernels that it runs itself
-                line.seconds.append((end - begin) * 1e-9)
-            self._event(f"{name} {direction}", "layer", begin, end)
+            # A container's time is its layers', but for the kernels that it runs itself.
+            self._book(watch, f"{name} {direction}", "layer", _nothing if container else line.seconds.append)
 
     def observed(self, function: Callable[..., None], row: Row, choice: backend.Choice, fallback: str) -> Any:
         """``function`` on the clock: its time goes to the layer that runs, or to its op where none does."""
@@ -264,22 +303,22 @@ class Profile:
             if self._paused:
                 return function(problem, *args)
             stack = self._stack()
-            begin = time.perf_counter_ns()
-            try:
-                function(problem, *args)
-            finally:
-                end = time.perf_counter_ns()
-                seconds = (end - begin) * 1e-9
-                if stack and stack[-1].line is not None:
-                    line = stack[-1].line
-                    alone = isinstance(stack[-1].layer, Container)
-                else:
-                    line, alone = self._line_of(problem.op, problem.direction, problem.op, "function"), True
-                line.kernels[Kernel(problem, row, args[-1])] += 1
+            if stack:
+                line, alone = stack[-1].line, isinstance(stack[-1].layer, Container)
+            else:
+                line, alone = self._line_of(problem.op, problem.direction, problem.op, "function"), True
+
+            def add(seconds: float) -> None:
                 line.kernel_seconds += seconds
                 if alone:
                     line.seconds.append(seconds)
-                self._event(f"{problem.op} {problem.direction}: {row.label}", "kernel", begin, end)
+
+            watch = _Watch(choice.device is not None)
+            try:
+                function(problem, *args)
+            finally:
+                line.kernels[Kernel(problem, row, args[-1])] += 1
+                self._book(watch, f"{problem.op} {problem.direction}: {row.label}", "kernel", add)
             return None
 
         return timed
@@ -301,6 +340,10 @@ def paused() -> Iterator[None]:
     finally:
         if profile is not None:
             profile._paused = False
+
+
+def _nothing(seconds: float) -> None:
+    pass
 
 
 def _size(out: Any) -> tuple[tuple[int, ...], int] | None:

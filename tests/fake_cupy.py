@@ -123,6 +123,27 @@ class Stream:
 Stream.null = Stream(null=True)
 
 
+class Event:
+    """An event; two that follow each other are 2 ms apart."""
+
+    def __init__(self, **options: Any) -> None:
+        self.recorded = 0
+
+    def record(self, stream: Any = None) -> None:
+        if (stream or get_current_stream()).is_capturing():
+            raise CUDARuntimeError("cudaErrorStreamCaptureUnsupported: an event that is timed cannot be recorded")
+        self.recorded += 1
+
+    def synchronize(self) -> None:
+        assert self.recorded
+
+
+def get_elapsed_time(begin: Event, end: Event) -> float:
+    """Milliseconds."""
+    assert begin.recorded and end.recorded
+    return 2.0
+
+
 def get_current_stream() -> Stream:
     return getattr(Stream._current, "stream", Stream.null)
 
@@ -493,6 +514,7 @@ def modules() -> dict[str, types.ModuleType]:
     memory = _module("cupy.cuda.memory", OutOfMemoryError=OutOfMemoryError)
     cuda = _module(
         "cupy.cuda", runtime=runtime, memory=memory, Device=Device, Stream=Stream, Graph=Graph, alloc=alloc,
+        Event=Event, get_elapsed_time=get_elapsed_time,
         MemoryPool=MemoryPool, MemoryPointer=MemoryPointer, using_allocator=using_allocator,
         get_current_stream=get_current_stream, is_available=lambda: state.devices > 0,
     )  # fmt: skip

@@ -174,7 +174,7 @@ def test_small_layers_are_of_their_kind(bench):
 
 
 class FakeEvent:
-    """Of PyTorch's or CuPy's."""
+    """Of PyTorch."""
 
     def __init__(self, **options):
         self.recorded = 0
@@ -203,8 +203,6 @@ def gpu_place(bench, cupy, monkeypatch):
     """``gpu_device.Gpu`` over host memory."""
     import gpu_device
 
-    monkeypatch.setattr(cupy.cuda, "Event", FakeEvent, raising=False)
-    monkeypatch.setattr(cupy.cuda, "get_elapsed_time", lambda begin, end: 2.0, raising=False)
     monkeypatch.setattr(
         cupy.cuda, "UnownedMemory",
         lambda ptr, size, owner, device: types.SimpleNamespace(ptr=ptr, device_id=device, owner=owner), raising=False,

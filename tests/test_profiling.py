@@ -177,6 +177,30 @@ def test_settings_still_hold_inside(x):
     assert kernel.row.backend == "numpy"
 
 
+def test_times_on_a_device_are_those_of_events(monkeypatch, rng, x, cupy):
+    monkeypatch.setattr(profiling, "MOST_WAITING", 3)
+    net = Sequential([convolution(rng), Relu(), Residual([Relu()])]).to("cuda")
+    on_device = fastdl.to_device(x, "cuda")
+    with fastdl.profile() as p:
+        net.forward(on_device)
+        net.forward(on_device)
+    assert calls(p) == {("conv1", "forward"): 2, ("relu1", "forward"): 2, ("add1", "forward"): 2}
+    assert all(line.total == pytest.approx(0.004) for line in p.lines)  # the stand-in's events are 2 ms apart
+    assert all(line.kernel_seconds == pytest.approx(0.004) for line in p.lines)
+    assert not p._waiting
+
+
+def test_what_is_recorded_for_a_graph_has_no_times(cupy, x):
+    on_device = fastdl.to_device(x, "cuda")
+    stream, relu = cupy.cuda.Stream(), Relu()
+    with fastdl.profile() as p, stream:
+        relu.forward(on_device)
+        stream.begin_capture()
+        relu.forward(on_device)
+        stream.end_capture()
+    assert calls(p) == {("relu1", "forward"): 1}
+
+
 def test_what_is_paused_is_not_seen(x):
     with fastdl.profile() as p, profiling.paused():
         Relu().forward(x)
