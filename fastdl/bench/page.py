@@ -500,7 +500,9 @@ def _machine(record: Record) -> Iterator[Content]:
 def _method(record: Record) -> Iterator[Content]:
     shown = [m for s in settings(record) for columns in passes(record, s).values() for c in columns for m in c.rows]
     calls = [len(m.seconds) for m in shown]
-    checks = [m.check for m in shown if m.check is not None]
+    wholes = [c.whole for s in settings(record) for columns in passes(record, s).values() for c in columns]
+    compared = {(m.participant, m.dtype, m.threads, m.settings["batch"]): m.check for m in wholes if m and m.check}
+    checks = list(compared.values())
     if calls:
         counts = f"{min(calls)}" if min(calls) == max(calls) else f"{min(calls)} to {max(calls)}"
         yield tag(
@@ -516,8 +518,9 @@ def _method(record: Record) -> Iterator[Content]:
         passed = sum(c.passed for c in checks)
         yield tag(
             "p",
-            f"Before the timing, {counted(len(checks), 'result')} were compared with {against}; "
-            f"{'all' if passed == len(checks) else passed} were within their tolerances.",
+            f"Before the timing the results (scores, and gradients without dropout) of {counted(len(checks), 'run')} "
+            f"were compared with those of {against}; {'all' if passed == len(checks) else passed} were within their "
+            "tolerances, which follow from how far moving the images by their last bits moves the results.",
         )
     yield tag(
         "p",
@@ -530,8 +533,15 @@ def _method(record: Record) -> Iterator[Content]:
     )
     yield tag(
         "p",
-        "The rows are timed one by one, the whole pass at one go; what they take together may be more or less than the "
-        "whole pass, whose rows find other things in the caches. Shares are parts of the rows together.",
+        "A pass is timed as a whole, and then again with a clock around each row, in the order of the network: what "
+        "lies between the rows is in none of them. A row's kernels may do another row's work: a ReLU's gradient is "
+        "applied by the layer behind it, where that can. In PyTorch each layer is a graph of its own then, which costs "
+        "small layers some microseconds. Shares are parts of the rows together.",
     )
     if any(device(m) == "cuda" for m in shown):
-        yield tag("p", "On a GPU the peak of arithmetic is that of matrix products, and copies stand for the triad.")
+        yield tag(
+            "p",
+            "On a GPU passes are CUDA graphs and times those between two events; a row's graph is replayed alone, on "
+            "the same arrays, so that small rows find them in the cache. The peak of arithmetic, where there is one, "
+            "is that of matrix products, and copies stand for the triad.",
+        )
