@@ -1,5 +1,5 @@
 """What benchmarks share: one record schema, the machine, its peak, interleaved timing, statistics, counts of work; and
-what shows the record of a network.
+``fastdl bench``, a network layer by layer, with what shows its record.
 
 ``record``    the schema of every benchmark file, documented and validated there
 ``machine``   what this machine is and which versions run on it
@@ -7,11 +7,15 @@ what shows the record of a network.
 ``timing``    participants, timed in turns
 ``stats``     medians, quartiles, geometric means
 ``work``      floating-point operations and bytes of a Problem
+``nets``      networks by name, and the user's own
+``participants``, ``gpu_participant``, ``torch_peer``   who runs them: fastdl on a backend or a GPU, PyTorch
+``replay``    calls on a GPU as a CUDA graph
+``layerwise`` the turns of all participants, and their record
 ``breakdown`` a network's record by settings, participants and rows
 ``pictures``  of a network: shares of the time, rows, rooflines, scaling
 ``table``     the same for a terminal
 ``page``      one HTML file with all of it
 ``compare``   two records: what is slower or faster beyond the noise
 
-The suites, and the peers they are measured against, are in the repository's ``bench/``.
+The suites of single layers, training steps and scripts, and their peers, are in the repository's ``bench/``.
 """
