@@ -310,12 +310,7 @@ class Prepared:
         """What fastdl's first call showed, in so many seconds; its outputs are compared."""
         row = self.knows(kernels)
         check = self._check(outputs, habits_of(row), 1.0)
-        total = work.Work(0, 0)
-        for p, _, count in kernels:
-            for _ in range(count):
-                total += work.of(p)
-        names = tuple(f"{p.op} {p.direction}: {label}" for p, label, _ in kernels)
-        return Ran(call, check, names, self._problem, total, first)
+        return Ran(call, check, tuple(work.names(kernels)), self._problem, work.total(kernels), first)
 
     def knows(self, kernels: list[tuple[Problem, str, int]]) -> registry.Row:
         """Of the kernels that ran, the row that does what the op is named after; its problem is that of this pass."""
