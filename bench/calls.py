@@ -27,6 +27,7 @@ from fastdl import functional as F
 from fastdl._array import empty
 from fastdl.bench import work
 from fastdl.bench.record import Check
+from fastdl.bench.timing import synchronised
 from fastdl.check.arrays import is_float
 from fastdl.check.cases import Case
 from fastdl.check.runner import Failure, compare
@@ -298,24 +299,32 @@ class Prepared:
     # -- participants --
 
     def ours(self, settings: Settings) -> Ran:
-        """fastdl's first call, compared with the expectation."""
-        call, outputs_of = calls_of(self.layer, self.direction, self.operands)
+        """fastdl's first call, compared with the expectation. On ``"cuda"`` a call ends when the device is done."""
+        if settings.backend == "cuda":
+            call, outputs_of = self._on_device()
+        else:
+            call, outputs_of = calls_of(self.layer, self.direction, self.operands)
         with settings.context(), fastdl.explain() as log:
             begin = time.perf_counter()
             outputs = outputs_of(call())
             first = time.perf_counter() - begin
+        outputs = {name: to_device(a, "cpu") for name, a in outputs.items()}
         return self.ran(call, outputs, log.kernels(), first)
+
+    def _on_device(self) -> tuple[Callable[[], Any], Callable[[Any], Arrays]]:
+        given = {name: to_device(a, "cuda") for name, a in self.operands.items()}
+        if self.layer.op == "dropout":
+            given["state"] = to_device(np.array(MASK, np.uint64), "cuda")
+        made = (
+            steps(self.layer, given) if self.layer.group == "optimizer" else calls_of(self.layer, self.direction, given)
+        )
+        return synchronised(made[0]), made[1]
 
     def ran(self, call: Callable[[], Any], outputs: Arrays, kernels: list[tuple[Problem, str, int]], first: float):
         """What fastdl's first call showed, in so many seconds; its outputs are compared."""
         row = self.knows(kernels)
         check = self._check(outputs, habits_of(row), 1.0)
-        total = work.Work(0, 0)
-        for p, _, count in kernels:
-            for _ in range(count):
-                total += work.of(p)
-        names = tuple(f"{p.op} {p.direction}: {label}" for p, label, _ in kernels)
-        return Ran(call, check, names, self._problem, total, first)
+        return Ran(call, check, tuple(work.names(kernels)), self._problem, work.total(kernels), first)
 
     def knows(self, kernels: list[tuple[Problem, str, int]]) -> registry.Row:
         """Of the kernels that ran, the row that does what the op is named after; its problem is that of this pass."""

@@ -179,8 +179,6 @@ class Run:
     # ---- layers -----------------------------------------------------------------------------------------------------
 
     def _layers(self) -> list[suite.Layer]:
-        import gpu_layers
-
         def wanted(layer: suite.Layer) -> bool:
             names, patterns = (layer.name, *layer.aliases), self.options.only
             return not patterns or any(fnmatch.fnmatchcase(name, pattern) for name in names for pattern in patterns)
@@ -189,8 +187,8 @@ class Run:
         if not self.place.emulated:
             return found
         if not self.options.only:  # one of each kind
-            found = list({(layer.op, layer.group): layer for layer in reversed(found)}.values())
-        return [gpu_layers.small(layer) for layer in found]
+            found = suite.one_of_each(found)
+        return [suite.small(layer) for layer in found]
 
     def layers(self, reserved: float) -> None:
         """Pass after pass, the most important first, until ``reserved`` seconds are left."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections import defaultdict
@@ -79,29 +78,6 @@ def units(precisions: Sequence[str], layers: Sequence[suite.Layer] = suite.LAYER
                     later = 3.0 * (direction in FUSED) + 5.0 * (storage == "bfloat16")
                     ordered.append((importance + later, Unit(layer, direction, found)))
     return [unit for _, unit in sorted(ordered, key=lambda pair: pair[0])]
-
-
-def small(layer: suite.Layer) -> suite.Layer:
-    """A layer of the same kind that an emulation computes in no time."""
-    options = layer.options
-    if layer.group == "optimizer":
-        shapes = ((5, 3), (3,))
-        return dataclasses.replace(layer, shape=(1, 18), settings=(("parameters", shapes),))
-    if layer.op == "concat":
-        return dataclasses.replace(layer, shape=(2, 5, 4, 4), settings=(("parts", (3, 2)),))
-    if layer.op == "linear":
-        return dataclasses.replace(layer, shape=(3, 16), weight=(16, 8))
-    if len(layer.shape) == 2:
-        return dataclasses.replace(layer, shape=(4, 9))
-    least = 2 * max(*(layer.weight[2:] or (1,)), *np.atleast_1d(options.get("size", 1) if layer.group == "pool" else 1))
-    channels = min(layer.shape[1], 8)
-    shape = (2, channels, *(min(n, max(int(least), 4)) for n in layer.shape[2:]))
-    weight = layer.weight
-    if weight:
-        groups = channels if options["groups"] > 1 else 1
-        weight = (channels if groups > 1 else min(weight[0], 8), channels // groups, *weight[2:])
-        options["groups"] = groups
-    return dataclasses.replace(layer, shape=shape, weight=weight, settings=tuple(sorted(options.items())))
 
 
 # ---- one pass -------------------------------------------------------------------------------------------------------

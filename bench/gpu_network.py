@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from gpu_device import Place
-from networks import NETWORKS, Network, distance, tolerance, without_dropout
+from networks import NETWORKS, Network, distance, tolerance, without_dropout, without_randomness
 from peers.torch_net import BUILDERS, TorchNet
 
 import fastdl
@@ -73,7 +73,7 @@ class OurTraining:
         self._precision, (x, t, x_test, t_test) = who.precision, data
         with backend.tf32(who.precision == "tf32"):
             self.trainer = Trainer(
-                NETWORKS[NAME].build("float32"), x, t, x_test, t_test, epochs=epochs, mini_batch_size=batch,
+                NETWORKS[NAME].build(dtype="float32"), x, t, x_test, t_test, epochs=epochs, mini_batch_size=batch,
                 optimizer="Adam", optimizer_param={"lr": 0.001}, verbose=False, seed=0, device="cuda",
                 graph=who.graph, evaluate_sample_num_per_epoch=None if report else min(batch, len(x)),
             )  # fmt: skip
@@ -187,10 +187,7 @@ def check(place: Place, size: Size) -> Check:
     """Gradients in float64 on the device, dropout off, against PyTorch's."""
     network: Network = NETWORKS[NAME]._replace(small=size.small)
     x, t = random_data(size.small)[:2]
-    ours = network.build("float64")
-    for layer in ours.layers:
-        if type(layer).__name__ == "Dropout":
-            layer.dropout_ratio = 0.0
+    ours = without_randomness(network)
     theirs = TorchNet(BUILDERS[NAME], True, "float64", 0, place.torch_device)
     theirs.load(ours.params)
     without_dropout(theirs.net)
@@ -231,16 +228,11 @@ def mnist() -> tuple[np.ndarray, ...] | None:
 
 def _work_of(place: Place, size: Size) -> tuple[work.Work, list[str]]:
     """What the kernels of one step do."""
-    net, adam = NETWORKS[NAME].build("float32").to("cuda"), Adam(0.001)
+    net, adam = NETWORKS[NAME].build(dtype="float32").to("cuda"), Adam(0.001)
     x, t = (fastdl.to_device(a, "cuda") for a in random_data(size.batch)[:2])
     with fastdl.explain() as log:
         adam.update(net.params, net.unread_loss_and_gradient(x, t)[1])
-    total = work.Work(0.0, 0.0)
-    for problem, _, count in log.kernels():
-        for _ in range(count):
-            total += work.of(problem)
-    names = dict.fromkeys(f"{problem.op} {problem.direction}: {label}" for problem, label, _ in log.kernels())
-    return total, list(names)
+    return work.total(log.kernels()), work.names(log.kernels())
 
 
 def _measurement(who: Participant, op: str, seconds: list[float], checked: Check | None, **settings: Any) -> Any:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
+
+from fastdl import network as containers
+from fastdl.layers import Dropout
+from fastdl.models import catalog
 
 BOOK = "book numpy"
 MODES = ("training_step", "inference")
@@ -18,38 +23,28 @@ def words(text: str) -> list[str]:
 class Network(NamedTuple):
     """A network that all participants can build."""
 
-    image: tuple[int, int, int]
+    image: tuple[int, ...]
     classes: int
     batch: int  # of the measurement
     small: int  # of the comparison
     rounds: int
     layers: int  # with weights
-    build: Callable[..., Any]  # dtype -> fastdl's
+    build: Callable[..., Any]  # fastdl's, of a ``dtype``
     book: bool = False  # there is a book-style one
 
 
-def _deepconvnet(dtype: str) -> Any:
-    from fastdl.models import DeepConvNet
-
-    return DeepConvNet(dtype=dtype, seed=0)
-
-
-def _alexnet(dtype: str) -> Any:
-    from fastdl.models import AlexNet
-
-    return AlexNet(channels=(96, 256, 384, 384, 256), dtype=dtype, seed=0)
-
-
-def _vgg16(dtype: str) -> Any:
-    from fastdl.models import VGG
-
-    return VGG(16, dtype=dtype, seed=0)
+def _network(name: str, small: int, rounds: int, layers: int, book: bool = False, **options: Any) -> Network:
+    """That of ``fastdl.models.catalog``, with further keywords of its constructor."""
+    known = catalog.NETWORKS[name]
+    build = partial(known.build, seed=0, **options)
+    return Network(known.image, known.classes, known.batch, small, rounds, layers, build, book)
 
 
 NETWORKS = {
-    "deepconvnet": Network((1, 28, 28), 10, 100, 100, 15, 8, _deepconvnet, book=True),
-    "alexnet": Network((3, 227, 227), 1000, 16, 2, 7, 8, _alexnet),
-    "vgg16": Network((3, 224, 224), 1000, 16, 1, 5, 16, _vgg16),
+    "deepconvnet": _network("deepconvnet", small=100, rounds=15, layers=8, book=True),
+    # The filters of 2012 without the split in two groups, as in ``suite``.
+    "alexnet": _network("alexnet", small=2, rounds=7, layers=8, channels=(96, 256, 384, 384, 256)),
+    "vgg16": _network("vgg16", small=1, rounds=5, layers=16),
 }
 
 
@@ -60,6 +55,15 @@ def batch(network: Network, size: int, dtype: str) -> tuple[Any, Any]:
     rng = np.random.default_rng(0)
     images = rng.random((size, *network.image), dtype=np.float32).astype(dtype)
     return images, rng.integers(0, network.classes, size)
+
+
+def without_randomness(network: Network) -> Any:
+    """fastdl's in float64 without dropout, wherever in the network that is: what others are compared with."""
+    net = network.build(dtype="float64")
+    for layer in containers.leaves(net._sequence()):
+        if isinstance(layer, Dropout):
+            layer.dropout_ratio = 0.0
+    return net
 
 
 def tolerance(network: Network, mode: str, participant: str, dtype: str) -> float:

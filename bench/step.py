@@ -33,7 +33,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from networks import BOOK, MODES, NETWORKS, Network, batch, distance, tolerance, without_dropout, words
+from networks import (
+    BOOK,
+    MODES,
+    NETWORKS,
+    Network,
+    batch,
+    distance,
+    tolerance,
+    without_dropout,
+    without_randomness,
+    words,
+)
 
 HERE = Path(__file__).parent
 OURS, NUMBA = "fastdl", "fastdl/numba"
@@ -82,10 +93,7 @@ def compare(name: str, dtype: str, backends: Sequence[str]) -> dict[str, dict[st
     """
     network = NETWORKS[name]
     x, t = batch(network, network.small, "float64")
-    ours = network.build("float64")
-    for layer in ours.layers:
-        if type(layer).__name__ == "Dropout":
-            layer.dropout_ratio = 0.0
+    ours = without_randomness(network)
     gradient = ours.gradient(x, t)
     found: dict[str, dict[str, float]] = {}
     if network.book:
@@ -151,7 +159,7 @@ def stepper(name: str, participant: str, mode: str, options: argparse.Namespace)
     if wanted == "numba" or not fastdl.backend.missing("cython"):
         fastdl.backend.set_backend(wanted)  # a kernel that is missing is an error and not a slow reference
     fastdl.set_num_threads(options.threads)
-    net, adam = network.build(options.dtype), Adam(0.001)
+    net, adam = network.build(dtype=options.dtype), Adam(0.001)
     if mode == "training_step":
         return lambda: adam.update(net.params, net.gradient(x, t))
 
@@ -221,12 +229,8 @@ def _work(step: Callable[[], object]) -> dict[str, Any]:
 
     with fastdl.explain() as log:
         step()
-    total = work.Work(0.0, 0.0)
-    for problem, _, count in log.kernels():
-        for _ in range(count):
-            total += work.of(problem)
-    names = dict.fromkeys(f"{problem.op} {problem.direction}: {label}" for problem, label, _ in log.kernels())
-    return {"flop": total.flop, "bytes": total.bytes, "kernels": list(names)}
+    total = work.total(log.kernels())
+    return {"flop": total.flop, "bytes": total.bytes, "kernels": work.names(log.kernels())}
 
 
 # ---- in the process that measures -----------------------------------------------------------------------------------

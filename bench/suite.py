@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -300,6 +300,37 @@ def _distinct(layers: Iterator[Layer]) -> tuple[Layer, ...]:
 def _all() -> Iterator[Layer]:
     for network in (_deepconvnet, _alexnet, _vgg16, _googlenet, _resnet50, _mobilenet, _memory_bound):
         yield from network()
+
+
+def one_of_each(layers: Iterable[Layer]) -> list[Layer]:
+    """The first layer of each op and group."""
+    found: dict[tuple[str, str], Layer] = {}
+    for layer in layers:
+        found.setdefault((layer.op, layer.group), layer)
+    return list(found.values())
+
+
+def small(layer: Layer) -> Layer:
+    """A layer of the same kind that is computed in no time, by an emulation of a GPU too."""
+    options = layer.options
+    if layer.group == "optimizer":
+        shapes = ((5, 3), (3,))
+        return dataclasses.replace(layer, shape=(1, 18), settings=(("parameters", shapes),))
+    if layer.op == "concat":
+        return dataclasses.replace(layer, shape=(2, 5, 4, 4), settings=(("parts", (3, 2)),))
+    if layer.op == "linear":
+        return dataclasses.replace(layer, shape=(3, 16), weight=(16, 8))
+    if len(layer.shape) == 2:
+        return dataclasses.replace(layer, shape=(4, 9))
+    least = 2 * max(*(layer.weight[2:] or (1,)), options.get("size", 1) if layer.group == "pool" else 1)
+    channels = min(layer.shape[1], 8)
+    shape = (2, channels, *(min(n, max(least, 4)) for n in layer.shape[2:]))
+    weight = layer.weight
+    if weight:
+        groups = channels if options["groups"] > 1 else 1
+        weight = (channels if groups > 1 else min(weight[0], 8), channels // groups, *weight[2:])
+        options["groups"] = groups
+    return dataclasses.replace(layer, shape=shape, weight=weight, settings=tuple(sorted(options.items())))
 
 
 LAYERS = _distinct(_all())

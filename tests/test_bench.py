@@ -350,6 +350,9 @@ def test_other_counts():
     adam = Problem("adam", "step", ((2, 3), (4,)), "float32")
     assert work.of(adam).bytes == 7 * 4 * 10  # reads p, g, m, v, writes p, m, v
     assert work.of(gemm) + work.of(relu) == (work.of(gemm)[0] + 35, work.of(gemm)[1] + 210)
+    calls = [(gemm, "numpy", 3), (relu, "v3/a", 1), (relu, "v3/b", 1), (gemm, "numpy", 1)]
+    assert work.total(calls) == (4 * work.of(gemm)[0] + 70, 4 * work.of(gemm)[1] + 420)
+    assert work.names(calls) == ["gemm forward: numpy", "relu backward: v3/a", "relu backward: v3/b"]
 
 
 # ---- the suite ------------------------------------------------------------------------------------------------------

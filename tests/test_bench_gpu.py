@@ -96,7 +96,7 @@ def test_rows_that_fail_and_results_that_are_wrong_are_not_timed(emulated, monke
     import suite
 
     (layer,) = (layer for layer in suite.LAYERS if layer.name == "memory/relu_deepconvnet")
-    unit = gpu_layers.Unit(gpu_layers.small(layer), "forward", ("float32",))
+    unit = gpu_layers.Unit(suite.small(layer), "forward", ("float32",))
     place, said = gpu_device.Emulation(), []
     failing = {("relu", "forward", "cuda-emulated/elementwise", "float32")}
     assert not list(gpu_layers.measure(unit, place, failing, said.append, True)) and "fails its checks" in said.pop()
@@ -160,11 +160,10 @@ def test_units_are_complete_and_ordered(bench):
 
 
 def test_small_layers_are_of_their_kind(bench):
-    import gpu_layers
     import suite
 
     for layer in suite.LAYERS:
-        found = gpu_layers.small(layer)
+        found = suite.small(layer)
         assert (found.op, found.group, found.name) == (layer.op, layer.group, layer.name)
         assert 0 < found.macs < 2e6 or not layer.macs
         assert all(n > 0 for n in found.out_shape)
@@ -237,7 +236,7 @@ def test_graphs_are_replayed_on_operands_in_turns(gpu_place, name):
     import fake_cupy
 
     (layer,) = (layer for layer in suite.LAYERS if layer.name == name)
-    layer, said = gpu_layers.small(layer), []
+    layer, said = suite.small(layer), []
     for unit in gpu_layers.units(("float32",), [layer]):
         graphs = fake_cupy.state.graphs
         found = list(gpu_layers.measure(unit, gpu_place, (), said.append, False))

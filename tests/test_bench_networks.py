@@ -29,6 +29,23 @@ def test_networks_agree_before_they_are_timed(bench, monkeypatch):
         assert step.tolerance(network, "training_step", participant, "float32") < 1e-11
 
 
+def test_dropout_is_off_wherever_it_is(bench):
+    import networks
+
+    from fastdl.layers import Dropout
+    from fastdl.models import LeNet
+    from fastdl.network import Sequential
+
+    def build(dtype):
+        net = LeNet(dtype=dtype)
+        net.layers = [Sequential([Dropout(0.5), *net.layers]), Dropout(0.5)]
+        return net
+
+    net = networks.without_randomness(networks.NETWORKS["deepconvnet"]._replace(build=build))
+    assert net.dtype == "float64"
+    assert [net.layers[0].layers[0].dropout_ratio, net.layers[1].dropout_ratio] == [0.0, 0.0]
+
+
 def test_a_step_is_counted(bench):
     import step
 

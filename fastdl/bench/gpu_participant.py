@@ -13,16 +13,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-import numpy as np
-
-from .. import _device, backend, network
+from .. import backend, network
 from ..kernels.registry import Row
 from ..models import Model
 from ..network import Container
-from ..profiling import Line, Profile
+from ..profiling import Profile
 from .nets import Network
-from .participants import Results, Sample, Setting, results_of
-from .record import CUDA
+from .participants import Ours, Sample, Setting
 from .replay import Replay
 
 #: Seconds that the replays of one sample take, at least: a thousand times the resolution of events.
@@ -59,77 +56,65 @@ class _Recorder(Profile):
         self.calls.setdefault((id(layer), direction), []).append(call)
 
 
-class OursOnDevice:
+class OursOnDevice(Ours):
     """fastdl's CUDA kernels on the first device."""
 
-    name, device, isa = "fastdl cuda", "cuda", CUDA
-
     def __init__(self, network: Network, setting: Setting) -> None:
-        self.network, self.setting = network, setting
         net = copy.deepcopy(network.net)  # the host's stays where it is
         net.to("cuda")
-        self._own = network._replace(net=net)
+        super().__init__("cuda", network._replace(net=net), setting)
+        self._layers = self.network.layers()  # kept: their ids stay theirs
         # The rows are named after the host's layers.
-        pairs = zip(self._own.layers(), network.layers(), strict=True)
+        pairs = zip(self._layers, network.layers(), strict=True)
         self._host = {id(own): id(layer) for own, layer in pairs}
-        self._layers = self._own.layers()  # ids stay theirs
-        x, t = network.data(setting.batch, setting.dtype)
-        self.x, self.t = _device.to_device(x, "cuda"), _device.to_device(t, "cuda")
-        self.lines: dict[str, dict[int, Line]] = {}
         self._wholes: dict[str, tuple[Replay, int]] = {}
         self._parts: dict[tuple[int, str], tuple[Replay, int]] = {}
-        self._dout: Any = None
+        self._out: Any = None
 
-    def context(self) -> AbstractContextManager[Any]:
-        """In which it runs."""
-        return backend.use_backend("auto")
+    def _predict_only(self) -> Any:
+        with self.inference():
+            return self.predict()
 
-    # ---- passes, as a graph may hold them ----
-
-    def _predict(self) -> Any:
-        with backend.inference():
-            return self._net_predict(self.x)
-
-    def _net_predict(self, x: Any) -> Any:
-        net = self._own.net
-        return net.predict(x) if isinstance(net, Model) else net.forward(x, False)
-
-    def _forward(self) -> Any:
-        net = self._own.net
-        return net.loss(self.x, self.t) if isinstance(net, Model) else net.forward(self.x, True)
-
-    def _backward(self) -> None:
+    def _backward_only(self) -> Any:
         """Keeps the activations: it is run again and again."""
-        net = self._own.net
+        net = self.network.net
         if isinstance(net, Model):
             network.backward(net._sequence(), net.last_layer.backward(1), need_dx=False)
         else:
-            net.backward(self._dout, need_dx=False)
+            self.backward(self._out)
 
     def _passes(self) -> dict[str, Callable[[], Any]]:
         """In the order in which they have to run."""
         found: dict[str, Callable[[], Any]] = {}
         if "inference" in self.setting.passes:
-            found["inference"] = self._predict
+            found["inference"] = self._predict_only
         if self.setting.trains:
-            found["forward"] = self._forward
+            found["forward"] = self.forward
             if "backward" in self.setting.passes:
-                found["backward"] = self._backward
+                found["backward"] = self._backward_only
         return found
+
+    def _warm(self) -> None:
+        """What no graph may do for the first time."""
+        if self._out is None and self.setting.trains:
+            with self.context():
+                self._out = self.forward()
+                self._backward_only()
+                self._out = self.forward()
 
     # ---- times ----
 
     def whole(self) -> Sample:
         """Seconds of each pass, a graph of all its kernels."""
         if not self._wholes:
-            self._set_dout()
+            self._warm()
             self._wholes = {name: _replay([call], self.context) for name, call in self._passes().items()}
         return {(None, name): _seconds(*found) for name, found in self._wholes.items()}
 
     def parts(self) -> Sample:
         """Seconds of each layer in each pass, a graph of its kernels."""
         if not self._parts:
-            self._set_dout()
+            self._warm()
             for name, call in self._passes().items():
                 self._record(name, call)
         return {key: _seconds(*found) for key, found in self._parts.items()}
@@ -148,20 +133,6 @@ class OursOnDevice:
                 inference = backend.inference if name == "inference" else None
                 self._parts[self._host[id(layer)], name] = _replay(calls, inference or self.context)
         self.lines[name] = found
-
-    def _set_dout(self) -> None:
-        if self._dout is None and not isinstance(self._own.net, Model):
-            with self.context():
-                out = self._forward()
-            dout = np.random.default_rng(1).random(out.shape).astype(out.dtype)
-            self._dout = _device.to_device(dout, "cuda")
-
-    # ---- results ----
-
-    def results(self, images: int) -> Results:
-        """As those of ``Ours``."""
-        with self.context():
-            return results_of(self._own, self.x[:images], self.t[:images], self.setting.trains)
 
 
 def _replay(calls: list[Callable[[], Any]], context: Callable[[], AbstractContextManager[Any]]) -> tuple[Replay, int]:

@@ -19,7 +19,7 @@ from ..network import Container
 from ..profiling import Line, Profile
 from . import machine, peak
 from .nets import Network, make
-from .participants import Ours, Results, Sample, Setting, Torch, available, compare
+from .participants import Agreement, Ours, Sample, Setting, Torch, available
 from .record import Check, Measurement, Record
 from .torch_peer import NoCounterpart
 from .work import Work
@@ -139,27 +139,17 @@ def _compare(
             reporter.say(f"{kind} {name}: {error}")
     checks: dict[str, Check | None] = {}
     first_calls: dict[str, float] = {}
-    images = min(COMPARED, setting.batch)
-    expected: Results | None = None
-    moved: Results = {}
+    agreement = Agreement(min(COMPARED, setting.batch))
     for participant in list(participants):
-        begin = time.perf_counter()
-        found = participant.results(images)
-        first_calls[participant.name] = time.perf_counter() - begin
-        if expected is None:
-            expected, against = found, participant.name
-            checks[participant.name] = None
-            if len(participants) > 1:
-                moved = participant.results(images, moved=True)
-            continue
-        check = compare(found, expected, moved, against)
+        check, first_calls[participant.name] = agreement.check(participant)
         checks[participant.name] = check
-        if not check.passed:
+        if check is not None and not check.passed:
             participants.remove(participant)
-            reason = f"its results are {check.difference:.2g} from those of {against}, and may be {check.tolerance:.2g}"
+            apart = f"{check.difference:.2g} from those of {check.against}"
+            reason = f"its results are {apart}, and may be {check.tolerance:.2g}"
             record.absent[participant.name] = reason
             reporter.say(f"{participant.name}: {reason}")
-    expected, moved = None, {}  # not in memory while times are taken
+    del agreement  # its results are not in memory while times are taken
     turns = [_Turns(p, plan) for p in participants]
     reporter.begin(_describe(network, setting), sum(t.rounds * t.once for t in turns))
     try:

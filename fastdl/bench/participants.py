@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -17,7 +18,7 @@ from ..models import Model
 from ..profiling import Line, Profile
 from . import torch_peer
 from .nets import Network
-from .record import Check
+from .record import CUDA, Check
 
 PASSES = ("inference", "forward", "backward")
 #: (id of a layer, pass) -> seconds; the layer None is the whole pass.
@@ -45,42 +46,103 @@ def level() -> str:
     return next(reversed(registry.available_levels()), "any")
 
 
-class Ours:
-    """fastdl on one backend, on the CPU."""
+class Runner:
+    """What every participant can do. All of it runs inside ``context()``, ``predict`` also inside ``inference()``."""
 
-    device = "cpu"
-    isa = level()
-
-    def __init__(self, name: str, network: Network, setting: Setting, conv: str = "auto") -> None:
-        self.name = f"fastdl {name}" if conv == "auto" else f"fastdl {name} {conv}"
-        self.backend, self.network, self.setting, self.conv = name, network, setting, conv
-        self.x, self.t = network.data(setting.batch, setting.dtype)
-        self.profile = Profile()
-        for layer in network.layers():
-            self.profile.name(layer)
-        self.lines: dict[str, dict[int, Line]] = {}  # pass -> id of a layer -> its last line
-        self._dout: np.ndarray | None = None
+    name: str
+    device: str
+    isa: str  # whose peaks its rates are parts of
+    network: Network
+    setting: Setting
 
     def context(self) -> AbstractContextManager[Any]:
-        """In which it runs."""
-        stack = ExitStack()
-        stack.enter_context(backend.use_backend(self.backend))
-        stack.enter_context(backend.threads(self.setting.threads))
-        stack.enter_context(backend.conv_algorithm(self.conv))
-        return stack
+        """Its backend and threads."""
+        raise NotImplementedError
+
+    def inference(self) -> AbstractContextManager[Any]:
+        """In which nothing is kept for a backward pass."""
+        raise NotImplementedError
+
+    def clear(self) -> None:
+        """Gives up what an earlier training pass has left: not to be timed."""
+
+    def predict(self) -> Any:
+        """Scores."""
+        raise NotImplementedError
+
+    def forward(self) -> Any:
+        """A forward pass of training: the loss, or the scores where the network has none."""
+        raise NotImplementedError
+
+    def backward(self, out: Any) -> Any:
+        """The backward pass of the last ``forward``, which has returned ``out``."""
+        raise NotImplementedError
 
     def whole(self) -> Sample:
         """Seconds of each pass as a whole."""
         found: Sample = {}
         with self.context():
             if "inference" in self.setting.passes:
-                with backend.inference():
-                    found[None, "inference"], _ = _timed(self._predict)
+                with self.inference():
+                    found[None, "inference"], _ = _timed(self.predict)
             if self.setting.trains:
-                found[None, "forward"], out = _timed(self._forward)
+                self.clear()
+                found[None, "forward"], out = _timed(self.forward)
                 if "backward" in self.setting.passes:
-                    found[None, "backward"], _ = _timed(self._backward, out)
+                    found[None, "backward"], _ = _timed(self.backward, out)
         return found
+
+    def results(self, images: int) -> Results:
+        """Scores of the first images, and with training passes their gradients without dropout, in float64."""
+        raise NotImplementedError
+
+
+class Ours(Runner):
+    """fastdl on one backend; the network is on its device, the GPU for ``"cuda"``."""
+
+    def __init__(self, name: str, network: Network, setting: Setting, conv: str = "auto") -> None:
+        self.name = f"fastdl {name}" if conv == "auto" else f"fastdl {name} {conv}"
+        self.device, self.isa = ("cuda", CUDA) if name == "cuda" else ("cpu", level())
+        self.backend, self.network, self.setting, self.conv = name, network, setting, conv
+        self._data = network.data(setting.batch, setting.dtype)
+        self.x, self.t = (to_device(a, self.device) for a in self._data)
+        self.profile = Profile()
+        for layer in network.layers():
+            self.profile.name(layer)
+        self.lines: dict[str, dict[int, Line]] = {}  # pass -> id of a layer -> its last line
+        self._dout: Any = None
+
+    def context(self) -> AbstractContextManager[Any]:
+        """See ``Runner``."""
+        stack = ExitStack()
+        stack.enter_context(backend.use_backend(self.backend))
+        stack.enter_context(backend.threads(self.setting.threads))
+        stack.enter_context(backend.conv_algorithm(self.conv))
+        return stack
+
+    def inference(self) -> AbstractContextManager[Any]:
+        """See ``Runner``."""
+        return backend.inference()
+
+    def predict(self) -> Any:
+        """See ``Runner``."""
+        net = self.network.net
+        return net.predict(self.x) if isinstance(net, Model) else net.forward(self.x, False)
+
+    def forward(self) -> Any:
+        """See ``Runner``."""
+        net = self.network.net
+        return net.loss(self.x, self.t) if isinstance(net, Model) else net.forward(self.x, True)
+
+    def backward(self, out: Any) -> Any:
+        """See ``Runner``; of a Model the gradients by name."""
+        net = self.network.net
+        if isinstance(net, Model):
+            return net.backward()
+        if self._dout is None:
+            dout = np.random.default_rng(1).random(out.shape).astype(out.dtype)
+            self._dout = to_device(dout, self.device)
+        return net.backward(self._dout, need_dx=False)
 
     def parts(self) -> Sample:
         """Seconds of each layer in each pass."""
@@ -88,13 +150,13 @@ class Ours:
         with self.context():
             if "inference" in self.setting.passes:
                 with backend.inference(), self._on_the_clock("inference", "forward", found):
-                    self._predict()
+                    self.predict()
             if self.setting.trains:
                 with self._on_the_clock("forward", "forward", found):
-                    out = self._forward()
+                    out = self.forward()
                 if "backward" in self.setting.passes:
                     with self._on_the_clock("backward", "backward", found):
-                        self._backward(out)
+                        self.backward(out)
         return found
 
     def _on_the_clock(self, name: str, direction: str, found: Sample) -> AbstractContextManager[Any]:
@@ -110,61 +172,34 @@ class Ours:
         stack.enter_context(self.profile)
         return stack
 
-    def _predict(self) -> Any:
-        net = self.network.net
-        return net.predict(self.x) if isinstance(net, Model) else net.forward(self.x, False)
-
-    def _forward(self) -> Any:
-        net = self.network.net
-        return net.loss(self.x, self.t) if isinstance(net, Model) else net.forward(self.x, True)
-
-    def _backward(self, out: Any) -> None:
-        net = self.network.net
-        if isinstance(net, Model):
-            net.backward()
-        else:
-            if self._dout is None:
-                self._dout = np.random.default_rng(1).random(out.shape).astype(out.dtype)
-            net.backward(self._dout, need_dx=False)
-
     def results(self, images: int, moved: bool = False) -> Results:
-        """Scores of the first images, and with training passes their gradients without dropout, in float64.
-
-        With ``moved`` every pixel is ``MOVED`` units in the last place larger or smaller.
-        """
-        x = self.x[:images]
+        """See ``Runner``. With ``moved`` every pixel is ``MOVED`` units in the last place larger or smaller."""
+        net, (x, t) = self.network.net, (a[:images] for a in self._data)
         if moved:
             signs = np.random.default_rng(2).choice([-MOVED, MOVED], x.shape).astype(x.dtype)
             x = x + signs * np.spacing(np.abs(x), dtype=x.dtype)
+        x, t = (to_device(a, self.device) for a in (x, t))
         with self.context():
-            return results_of(self.network, x, self.t[:images], self.setting.trains)
+            with backend.inference():
+                scores = net.predict(x) if isinstance(net, Model) else net.forward(x, False)
+            found = {"scores": _wide(scores)}
+            if isinstance(net, Model) and self.setting.trains:
+                with without_dropout(self.network):
+                    grads = net.gradient(x, t)
+                found["gradients"] = np.concatenate([_wide(g).ravel() for g in grads.values()])
+        return found
 
 
-def results_of(network: Network, x: Any, t: Any, trains: bool) -> Results:
-    """See ``Ours.results``; the running statistics stay as they are."""
-    net = network.net
-    with backend.inference():
-        found = {"scores": _float64(net.predict(x) if isinstance(net, Model) else net.forward(x, False))}
-    if isinstance(net, Model) and trains:
-        with without_dropout(network), network.kept_statistics():
-            grads = net.gradient(x, t)
-        found["gradients"] = np.concatenate([_float64(g).ravel() for g in grads.values()])
-    return found
+class Torch(Runner):
+    """PyTorch on the CPU, with channels-last memory."""
 
-
-def _float64(a: Any) -> np.ndarray:
-    return np.asarray(to_device(a, "cpu")).astype(np.float64)
-
-
-class Torch:
-    """PyTorch on the CPU, in the memory format that is faster for this network."""
-
-    name, device, isa = "torch cpu", "cpu", level()
+    name, device = "torch cpu", "cpu"
 
     def __init__(self, network: Network, setting: Setting) -> None:
         import torch
 
         self._torch: Any = torch
+        self.isa = level()
         self.network, self.setting = network, setting
         self.peer = torch_peer.Network(network.steps, network.loss, self.device)
         self.steps = torch_peer.LayerByLayer(self.peer)
@@ -173,36 +208,45 @@ class Torch:
         self.dout: Any = None
 
     def context(self) -> AbstractContextManager[Any]:
-        """In which it runs."""
+        """See ``Runner``."""
         return torch_peer.threads(self.setting.threads)
 
-    def whole(self) -> Sample:
-        """Seconds of each pass as a whole: one graph for all layers."""
-        found: Sample = {}
-        with self.context():
-            if "inference" in self.setting.passes:
-                self.peer.training = False
-                with self._torch.inference_mode():
-                    found[None, "inference"], _ = _timed(self.peer.forward, self.x)
-                self.peer.training = True
-            if self.setting.trains:
-                self.peer.forget_gradients()
-                found[None, "forward"], out = _timed(self.peer.loss, self.x, self.t)
-                if "backward" in self.setting.passes:
-                    found[None, "backward"], _ = _timed(out.backward, *self._douts(out))
-        return found
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """See ``Runner``."""
+        self.peer.training = False
+        try:
+            with self._torch.inference_mode():
+                yield
+        finally:
+            self.peer.training = True
+
+    def clear(self) -> None:
+        """See ``Runner``: the gradients."""
+        self.peer.forget_gradients()
+
+    def predict(self) -> Any:
+        """See ``Runner``."""
+        return self.peer.forward(self.x)
+
+    def forward(self) -> Any:
+        """See ``Runner``: one graph for all layers."""
+        return self.peer.loss(self.x, self.t)
+
+    def backward(self, out: Any) -> None:
+        """See ``Runner``; the gradients are those of the parameters."""
+        out.backward(*self._douts(out))
 
     def parts(self) -> Sample:
         """Seconds of each layer in each pass: each layer a graph of its own."""
         found: Sample = {}
         with self.context():
             if "inference" in self.setting.passes:
-                self.peer.training = False
-                self.steps.predict(self.x)
+                with self.inference():
+                    self.steps.predict(self.x)
                 self._keep("inference", found)
-                self.peer.training = True
             if self.setting.trains:
-                self.peer.forget_gradients()
+                self.clear()
                 self.steps.forward(self.x, self.t)
                 self._keep("forward", found)
                 if "backward" in self.setting.passes:
@@ -221,15 +265,13 @@ class Torch:
         return (self.dout,)
 
     def results(self, images: int) -> Results:
-        """As those of ``Ours``."""
+        """See ``Runner``."""
         peer, x, t = self.peer, self.x[:images], self.t[:images]
         with self.context():
-            peer.training = False
-            with self._torch.no_grad():
+            with self.inference():
                 found = {"scores": torch_peer.array(peer.forward(x))}
-            peer.training = True
             if isinstance(self.network.net, Model) and self.setting.trains:
-                peer.forget_gradients()
+                self.clear()
                 with without_dropout(self.network):
                     peer.loss(x, t).backward()
                 grads = peer.gradients()
@@ -251,6 +293,10 @@ def without_dropout(network: Network) -> Iterator[None]:
     finally:
         for layer, ratio in zip(layers, ratios, strict=True):
             layer.dropout_ratio = ratio
+
+
+def _wide(a: Any) -> np.ndarray:
+    return to_device(a, "cpu").astype(np.float64)  # type: ignore[no-any-return]
 
 
 def _timed(call: Callable[..., Any], *args: Any) -> tuple[float, Any]:
@@ -281,6 +327,31 @@ def compare(found: Results, expected: Results, moved: Results, against: str) -> 
 
 def _distance(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.linalg.norm(a - b) / max(float(np.linalg.norm(b)), 1e-300))
+
+
+class Agreement:
+    """Whether participants compute what the first of them does, on the first images of the batch."""
+
+    def __init__(self, images: int) -> None:
+        self.images = images
+        self._first: Any = None
+        self._expected: Results = {}
+
+    def check(self, participant: Any) -> tuple[Check | None, float]:
+        """How far it is from the first one, None for that one itself; and the seconds of this, its first call."""
+        with participant.network.kept_statistics():
+            begin = time.perf_counter()
+            found = participant.results(self.images)
+            seconds = time.perf_counter() - begin
+        if self._first is None:
+            self._first, self._expected = participant, found
+            return None, seconds
+        return compare(found, self._expected, self._moved, self._first.name), seconds
+
+    @functools.cached_property
+    def _moved(self) -> Results:
+        with self._first.network.kept_statistics():
+            return self._first.results(self.images, moved=True)  # type: ignore[no-any-return]
 
 
 def available(

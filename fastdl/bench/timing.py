@@ -42,6 +42,20 @@ class Turns(NamedTuple):
         return self.rounds * (self.pause + max(self.warm, once) + self.calls(once) * max(once, 1e-5))
 
 
+def synchronised(call: Callable[..., Any]) -> Callable[..., Any]:
+    """``call``, done when it returns: it waits for what it has given the current CUDA device to do."""
+    import cupy
+
+    device = cupy.cuda.Device()
+
+    def run(*args: Any) -> Any:
+        out = call(*args)
+        device.synchronize()
+        return out
+
+    return run
+
+
 #: Calls are timed in groups of at least this many seconds; a time is then the mean of its group.
 SHORTEST = 50e-6
 

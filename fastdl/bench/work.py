@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ..kernels.geometry import Pair, window_grid
@@ -42,6 +42,20 @@ class Work(NamedTuple):
 def of(problem: Problem) -> Work:
     """The work of one call of the kernel; ``KeyError`` for an op that is not counted."""
     return _COUNTS[problem.op](problem)
+
+
+def total(kernels: Iterable[tuple[Problem, str, int]]) -> Work:
+    """Of all calls that ``fastdl.explain`` has seen: its ``kernels()``."""
+    found = Work(0.0, 0.0)
+    for problem, _, calls in kernels:
+        one = of(problem)
+        found += Work(calls * one.flop, calls * one.bytes)
+    return found
+
+
+def names(kernels: Iterable[tuple[Problem, str, int]]) -> list[str]:
+    """What they are called in records: op, direction and the row of the registry, each once."""
+    return list(dict.fromkeys(f"{problem.op} {problem.direction}: {label}" for problem, label, _ in kernels))
 
 
 def _size(problem: Problem) -> tuple[int, int, int]:
