@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -97,7 +98,11 @@ def run_pytest(bench, tmp_path):
 
     def run(*arguments):
         command = [sys.executable, "-m", "pytest", "bench", "-p", "no:cacheprovider", "-q", "--bench-backends", HERE]
-        done = subprocess.run([*command, *arguments], cwd=ROOT, capture_output=True, text=True, check=False)
+        # In a worker of pytest-xdist pytest-benchmark would measure nothing.
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+        done = subprocess.run(
+            [*command, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )
         return done.returncode, done.stdout + done.stderr
 
     return run
