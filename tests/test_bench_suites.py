@@ -115,15 +115,9 @@ def test_everything_once_without_times(run_pytest):
 
 def test_what_is_recorded(run_pytest, tmp_path):
     path = tmp_path / "out.json"
-    status, out = run_pytest(
-        *[
-            "-k",
-            "(relu_deepconvnet or (test_nets and lenet and not googlenet)) and not backward",
-            "--bench-rounds",
-            "2",
-        ],
-        *["--bench-threads", "1", "--benchmark-json", str(path)],
-    )
+    chosen = "(relu_deepconvnet or (test_nets and lenet and not googlenet)) and not backward"
+    short = ["--bench-rounds", "2", "--bench-threads", "1"]
+    status, out = run_pytest("-k", chosen, *short, "--benchmark-json", str(path))
     assert status == 0, out
     found = json.loads(path.read_text())["benchmarks"]
     groups = {
