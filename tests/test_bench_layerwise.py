@@ -14,10 +14,10 @@ import pytest
 import fake_cupy
 import fastdl
 from fastdl import backend
-from fastdl.bench import layerwise, nets, participants
+from fastdl.bench import layerwise, nets, participants, peak
 from fastdl.bench.layerwise import Plan, Reporter
 from fastdl.bench.participants import Ours, Setting
-from fastdl.bench.record import load
+from fastdl.bench.record import FmaPeak, Peaks, Triad, load
 from fastdl.kernels import registry
 from fastdl.layers import Affine, AveragePooling, BatchNormalization, Convolution, Layer, Pooling, Relu
 from fastdl.models import DeepConvNet
@@ -192,6 +192,17 @@ def test_statistics_stay_as_they_are_for_the_comparison():
         net.net.forward(x, True)
         assert not np.array_equal(norm.running_mean, before)
     assert np.array_equal(norm.running_mean, before)
+
+
+def test_the_better_of_two_measurements_of_the_peak():
+    def peaks(gflops, gbps, way):
+        return Peaks([FmaPeak("v4", "float32", 2, [gflops, 1.0])], [Triad(24, 2, [gbps], [gbps / 2])], way)
+
+    best = peak.best(peaks(400.0, 10.0, 3e-8), peaks(200.0, 30.0, None))
+    assert best.gflops("v4", "float32", 2) == 400.0
+    assert best.gbps(24, 2) == 30.0
+    assert best.core_to_core == 3e-8
+    assert peak.best(None, best) is best and peak.best(best, None) is best and peak.best(None, None) is None
 
 
 def test_no_dropout_only_inside_the_block():

@@ -18,7 +18,7 @@ from .record import CUDA, Measurement, Peaks, Record
 SUITE = "network"
 #: Kinds of layers, in the order in which they are shown.
 KINDS = ("convolution", "dense", "pooling", "normalisation", "activation", "dropout", "join", "loss", "other")
-DIRECTIONS = ("forward", "backward")
+DIRECTIONS = ("inference", "forward", "backward")
 
 
 class Setting(NamedTuple):

@@ -113,6 +113,7 @@ def run(plan: Plan, reporter: Reporter, command: Sequence[str]) -> Record:
             if setting.dtype not in networks:
                 networks = {setting.dtype: make(plan.network, setting.dtype)}  # one at a time in memory
             _compare(networks[setting.dtype], setting, plan, here, record, reporter)
+        record.peaks = peak.best(record.peaks, peak.measure(plan.threads))
         record.complete = True
     except KeyboardInterrupt:
         reporter.say("interrupted: what was measured is kept")

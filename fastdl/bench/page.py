@@ -20,6 +20,7 @@ from xml.etree.ElementTree import Element
 
 from .._files import replacing
 from .breakdown import (
+    DIRECTIONS,
     Column,
     Setting,
     counted,
@@ -261,7 +262,7 @@ def _measured(record: Record, every: Sequence[Setting]) -> Iterator[Content]:
 
 def _summary(record: Record, every: Sequence[Setting]) -> Iterator[Content]:
     reference = participants(record)[0]
-    directions = [d for d in ("forward", "backward") if any(d in passes(record, s) for s in every)]
+    directions = [d for d in DIRECTIONS if any(d in passes(record, s) for s in every)]
     headers = ["participant", "network", "batch", "dtype", "threads"]
     for direction in directions:
         headers += [f"{direction}, ms", "spread", f"by {reference}", "images/s"]

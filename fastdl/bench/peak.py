@@ -86,3 +86,15 @@ def measure(threads: Sequence[int], *, quick: bool = False) -> Peaks | None:
         triad=[_triad(levels[-1], nbytes, count, repetitions) for nbytes in sizes for count in counts],
         core_to_core=core_to_core(),
     )
+
+
+def best(first: Peaks | None, again: Peaks | None) -> Peaks | None:
+    """What two measurements with the same arguments saw at most: one may have met a busy machine."""
+    if first is None or again is None:
+        return first or again
+    ways = [way for way in (first.core_to_core, again.core_to_core) if way is not None]
+    return Peaks(
+        fma=[max(pair, key=lambda peak: peak.best) for pair in zip(first.fma, again.fma, strict=True)],
+        triad=[max(pair, key=lambda triad: triad.rate) for pair in zip(first.triad, again.triad, strict=True)],
+        core_to_core=min(ways, default=None),
+    )

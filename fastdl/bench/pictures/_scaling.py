@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_LINES = {"forward": "-", "backward": "--"}
+_LINES = {"inference": "-.", "forward": "-", "backward": "--"}
 #: Direction and participant -> size of the batch, or threads, -> seconds of the whole pass.
 Series = dict[tuple[str, str], dict[int, float]]
 Looks = dict[str, tuple[str, str]]
