@@ -92,14 +92,17 @@ def _threads(axes: Axes, series: Series, looks: Looks, setting: Setting) -> None
     every = sorted({count for by in series.values() for count in by})
     axes.plot(every, [count / every[0] for count in every], color=INK, lw=1, ls=":")
     axes.text(every[-1], every[-1] / every[0], "ideal ", ha="right", va="bottom", size=9.5)
+    top = every[-1] / every[0]
     for key, by in series.items():
         few = next(iter(by))
-        _line(axes, key, list(by), [by[few] / seconds * few / every[0] for seconds in by.values()], looks)
+        gains = [by[few] / seconds * few / every[0] for seconds in by.values()]
+        top = max(top, *gains)
+        _line(axes, key, list(by), gains, looks)
     axes.set_xticks(every, [str(count) for count in every])
     axes.set(
         xlabel="threads",
         ylabel=f"times as fast as with {counted(every[0], 'thread')}",
-        ylim=(0, 1.1 * every[-1] / every[0]),
+        ylim=(0, 1.1 * top),
     )
     axes.set_title(f"Speed-up, batch {setting.batch}", size=11, loc="left")
 
