@@ -20,8 +20,9 @@ from timed import HAS_TORCH, HOST, Options, backend_of, describe, latest, ours, 
 
 import fastdl
 from fastdl.bench import work
+from fastdl.bench.breakdown import DIRECTIONS
 from fastdl.bench.nets import make
-from fastdl.bench.participants import PASSES, Agreement, Ours, Runner, Setting, Torch
+from fastdl.bench.participants import Agreement, Ours, Runner, Setting, Torch
 from fastdl.bench.record import Check
 from fastdl.bench.timing import synchronised
 from fastdl.models.catalog import NETWORKS
@@ -40,7 +41,7 @@ def cases(options: Options) -> Iterator[tuple[str, tuple[str, str], str]]:
     """Group, network and pass, participant."""
     peers = (TORCH,) if HAS_TORCH else ()
     for name in NETWORKS if options.every else TINY if options.tiny else FEW:
-        for direction in (*PASSES, *([] if options.dtype == "float16" else [STEP])):  # optimizers have no halves
+        for direction in (*DIRECTIONS, *([] if options.dtype == "float16" else [STEP])):  # optimizers have no halves
             group = f"network {name} batch {_batch(name, options)} {options.dtype} {direction}"
             for participant in (*map(ours, options.backends), *peers):
                 yield group, (name, direction), participant
@@ -56,7 +57,7 @@ class Contest:
     def __init__(self, name: str, options: Options) -> None:
         self._name, self._dtype = name, options.dtype
         self._network = make(name, options.dtype)
-        self._setting = Setting(_batch(name, options), options.dtype, options.threads, PASSES)
+        self._setting = Setting(_batch(name, options), options.dtype, options.threads, DIRECTIONS)
         self._agreement = Agreement(COMPARED)
         self._runners: dict[str, tuple[Runner, Check | None]] = {}
         self._totals: dict[str, work.Work] = {}

@@ -64,7 +64,7 @@ def made(monkeypatch):
 
 
 def run(plan, reporter=None):
-    return layerwise.run(plan, reporter or Reporter(), ["fastdl", "bench"])
+    return layerwise.run(plan, layerwise.first_network(plan), reporter or Reporter(), ["fastdl", "bench"])
 
 
 def rows(record, participant, direction):
@@ -177,6 +177,19 @@ def test_an_interrupt_keeps_what_was_measured(made):
     record = run(plan, Impatient())
     assert not record.complete
     assert {m.settings["batch"] for m in record.measurements} == {1, 2}
+
+
+def test_each_setting_is_reported_when_it_is_done(made):
+    class Keeping(Reporter):
+        def __init__(self):
+            self.counts = []
+
+        def measured(self, record):
+            self.counts.append(len({m.settings["batch"] for m in record.measurements}))
+
+    keeping = Keeping()
+    run(Plan("deep", batches=(1, 2), passes=("forward",), **QUICK), keeping)
+    assert keeping.counts == [1, 2]
 
 
 def test_statistics_stay_as_they_are_for_the_comparison():

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fastdl import backend, to_device
-from fastdl.bench import nets, participants, timing
+from fastdl.bench import nets, timing
 from fastdl.bench.participants import Agreement, Ours, Setting
 from fastdl.models import DeepConvNet
 from fastdl.models.catalog import NETWORKS
@@ -73,7 +73,7 @@ def test_a_network_on_a_device_agrees_with_the_host(cupy):
 
     there = network()
     there.net.to("cuda")
-    setting = Setting(2, "float32", 1, participants.PASSES)
+    setting = Setting(2, "float32", 1, breakdown.DIRECTIONS)
     host, device = Ours("numpy", network(), setting), Ours("cuda", there, setting)
     agreement = Agreement(2)
     assert agreement.check(host)[0] is None

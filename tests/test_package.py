@@ -36,7 +36,7 @@ def run(*command, **options):
 def built(request, tmp_path_factory):
     """(wheel, sdist, ops with compiled kernels), built from the unpacked sdist: the working tree stays as it is.
 
-    All kernels take as long to compile as all other tests together to run.
+    All kernels take minutes to compile.
     """
     if not KERNELS:
         pytest.fail("no kernel was found in the source tree")

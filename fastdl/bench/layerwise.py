@@ -14,12 +14,13 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from .._array import float_dtype
 from ..layers import Layer
 from ..network import Container
 from ..profiling import Line, Profile
 from . import machine, peak
 from .nets import Network, make
-from .participants import Agreement, Ours, Sample, Setting, Torch, available
+from .participants import Agreement, Ours, Sample, Setting, Torch, available, blas_missing
 from .record import Check, Measurement, Record
 from .torch_peer import NoCounterpart
 from .work import Work
@@ -79,6 +80,9 @@ class Reporter:
     def advance(self, seconds: float) -> None:
         """So much of that is done."""
 
+    def measured(self, record: Record) -> None:
+        """All participants of one setting are done: ``record`` has their measurements."""
+
     def say(self, text: str) -> None:
         """A sentence for the user."""
 
@@ -91,13 +95,17 @@ class Row(NamedTuple):
     names: tuple[str, ...]
 
 
-def run(plan: Plan, reporter: Reporter, command: Sequence[str]) -> Record:
-    """Measures all of ``plan``. Ctrl-C ends it early: the record, with what there is, is not ``complete``.
+def first_network(plan: Plan) -> Network:
+    """That of the first dtype; ``ValueError`` or ``TypeError`` where the plan asks for what cannot be made."""
+    for dtype in plan.dtypes:
+        float_dtype(dtype, "dtypes")
+    return make(plan.network, plan.dtypes[0])
 
-    ``ValueError`` for a network that cannot be made, before anything is measured.
-    """
+
+def run(plan: Plan, first: Network, reporter: Reporter, command: Sequence[str]) -> Record:
+    """Measures all of ``plan``, whose ``first_network`` is there. Ctrl-C ends it early: the record, with what there is,
+    is not ``complete``."""
     here, absent = available(plan.devices, plan.backends, plan.peers)
-    first = make(plan.network, plan.dtypes[0])
     described = machine.describe("torch", "numba", "cupy-cuda13x", "cupy-cuda12x")
     if ("fastdl", "cuda") in here:
         described = dataclasses.replace(described, gpu=machine.gpu())
@@ -106,6 +114,8 @@ def run(plan: Plan, reporter: Reporter, command: Sequence[str]) -> Record:
         reporter.say(f"{name}: {reason}")
     if not here:
         return record
+    if ("fastdl", "numpy") in here and (reason := blas_missing()):
+        reporter.say(f"fastdl numpy: {reason}")
     record.peaks = peak.measure(plan.threads)
     networks = {plan.dtypes[0]: first}
     try:
@@ -113,6 +123,7 @@ def run(plan: Plan, reporter: Reporter, command: Sequence[str]) -> Record:
             if setting.dtype not in networks:
                 networks = {setting.dtype: make(plan.network, setting.dtype)}  # one at a time in memory
             _compare(networks[setting.dtype], setting, plan, here, record, reporter)
+            reporter.measured(record)
         record.peaks = peak.best(record.peaks, peak.measure(plan.threads))
         record.complete = True
     except KeyboardInterrupt:

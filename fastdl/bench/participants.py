@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -20,7 +21,6 @@ from . import torch_peer
 from .nets import Network
 from .record import CUDA, Check
 
-PASSES = ("inference", "forward", "backward")
 #: (id of a layer, pass) -> seconds; the layer None is the whole pass.
 Sample = dict[tuple[int | None, str], float]
 #: "scores", "gradients" -> numbers.
@@ -39,6 +39,12 @@ class Setting(NamedTuple):
     def trains(self) -> bool:
         """Whether a pass is that of training."""
         return "forward" in self.passes or "backward" in self.passes
+
+
+def blas_missing() -> str:
+    """Why the threads of NumPy's matrix products cannot be set; empty where they can."""
+    found = importlib.util.find_spec("threadpoolctl") is not None
+    return "" if found else "NumPy's matrix products use as many threads as they like: pip install threadpoolctl"
 
 
 def level() -> str:
@@ -117,6 +123,10 @@ class Ours(Runner):
         stack = ExitStack()
         stack.enter_context(backend.use_backend(self.backend))
         stack.enter_context(backend.threads(self.setting.threads))
+        if self.backend == "numpy" and not blas_missing():
+            import threadpoolctl  # NumPy's own products have threads of their own
+
+            stack.enter_context(threadpoolctl.threadpool_limits(self.setting.threads, "blas"))
         stack.enter_context(backend.conv_algorithm(self.conv))
         return stack
 

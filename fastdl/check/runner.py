@@ -33,7 +33,7 @@ from .tolerances import Arrays, Habits, bounds, habits_of
 POISON = {1: 0xFF, 2: 0x5A}
 #: Memory orders of a Problem. Where no array has four dimensions there is no "nhwc".
 MEMORY_ORDERS = ("nchw", "nhwc", "strided")
-#: Padded multiply-adds of a case, at most, in a light selection: 93 % of the convolutions, and a fifth of their time
+#: Padded multiply-adds of a case, at most, in a light selection: 93 % of the convolutions, and a quarter of their time
 #: where CUDA's tiles are emulated.
 LIGHT = 10**8
 #: (op, direction) whose arrays are C-contiguous by contract.

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..bench import layerwise
+from ..bench.breakdown import DIRECTIONS
 from ..bench.layerwise import Plan, Reporter
 from .errors import UserError, user_errors
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
 BACKENDS = ("cython", "numba", "numpy")
 DEVICES = ("cpu", "cuda")
 DTYPES = ("float32", "float64", "float16", "bfloat16")
-PASSES = ("inference", "forward", "backward")
 PEERS = ("torch",)
 
 
@@ -55,14 +55,14 @@ def plan(
     """What the options ask for; ``UserError`` where one of them is not known."""
     from ..backend import get_num_threads
 
-    wanted = words(passes, "--passes", PASSES)
+    wanted = words(passes, "--passes", DIRECTIONS)
     found = Plan(
         network,
         numbers(batch, "--batch"),
         words(devices, "--devices", DEVICES),
         words(backends, "--backends", BACKENDS),
         words(dtypes, "--dtypes", DTYPES),
-        tuple(name for name in PASSES if name in wanted),  # in the order in which they run
+        tuple(name for name in DIRECTIONS if name in wanted),  # in the order in which they run
         words(peers, "--peers", PEERS),
         numbers(threads, "--threads") or (get_num_threads(),),
         rounds,
@@ -83,8 +83,10 @@ def run(plan: Plan, json: Path | None, html: Path | None, pictures: Path | None)
         if target is not None and not target.parent.is_dir():
             raise UserError(f"there is no folder {target.parent}")
     errors = Console(stderr=True, highlight=False)
-    with user_errors(ValueError, TypeError), _Bar(errors) as reporter:
-        record = layerwise.run(plan, reporter, ["fastdl", *sys.argv[1:]])
+    with user_errors(ValueError, TypeError):
+        network = layerwise.first_network(plan)
+    with _Bar(errors, json) as reporter:
+        record = layerwise.run(plan, network, reporter, ["fastdl", *sys.argv[1:]])
     if not record.measurements:
         errors.print("nobody could run this network" if record.complete else "nothing was measured", style="bold red")
         raise typer.Exit(1 if record.complete or not record.peaks else 130)
@@ -134,11 +136,11 @@ def _print(record: Record) -> None:
 class _Bar(Reporter):
     """With a bar and the time that is left, on stderr."""
 
-    def __init__(self, console: Any) -> None:
+    def __init__(self, console: Any, json: Path | None) -> None:
         from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-        self._console = console
+        self._console, self._json = console, json
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task: Any = None
 
@@ -159,6 +161,11 @@ class _Bar(Reporter):
     def advance(self, seconds: float) -> None:
         """See ``Reporter``."""
         self._bar.advance(self._task, seconds)
+
+    def measured(self, record: Record) -> None:
+        """Keeps what there is, whatever happens to the rest."""
+        if self._json is not None and record.measurements:
+            record.save(self._json)
 
     def say(self, text: str) -> None:
         """See ``Reporter``."""
