@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from fastdl import backend, to_device
-from fastdl.bench import nets, timing
+from fastdl.bench import breakdown, nets, timing
 from fastdl.bench.participants import Agreement, Ours, Setting
 from fastdl.models import DeepConvNet
 from fastdl.models.catalog import NETWORKS
