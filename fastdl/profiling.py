@@ -55,7 +55,7 @@ _METHODS = {
     "backward": "backward",
     "_backward": "backward",
 }
-#: Calls in the timeline, at most: some 60 MB of JSON. Later ones are in the table only.
+#: Calls in the timeline, at most: some 50 MB of JSON. Later ones are in the table only.
 MOST_EVENTS = 400_000
 #: Pairs of events on a device before it is waited for.
 MOST_WAITING = 10_000
