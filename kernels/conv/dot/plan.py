@@ -1,0 +1,43 @@
+"""Chunks of the convolution by dot products: those of the direct one, in which a word is a channel."""
+
+from __future__ import annotations
+
+import functools
+
+from ...problem import Problem
+from ..direct import plan as direct
+from ..words import LEVELS, in_words
+
+#: Channels of a word.
+PAIR = 2
+
+
+def as_conv(problem: Problem) -> Problem:
+    """A gemm as a convolution of one image, one row high, with 1x1 filters; another problem as it is."""
+    if problem.op != "gemm":
+        return problem
+    (m, k), (_, n) = problem.shapes
+    return problem._replace(op="conv2d", shapes=((1, k, 1, m), (n, k, 1, 1)), orders=("nhwc", "strided"))
+
+
+@functools.lru_cache(maxsize=4096)
+def plan(problem: Problem, isa: str) -> direct.Plan:
+    """Blocks of forward and backward_input."""
+    return direct.plan(in_words(as_conv(problem), PAIR), LEVELS[isa])
+
+
+def eligible(problem: Problem) -> bool | str:
+    """True, or why not."""
+    if problem.op == "gemm":
+        return True
+    return direct.eligible(problem)
+
+
+def cost(problem: Problem, isa: str) -> float:
+    """Rough nanoseconds of one thread."""
+    return direct.cost(in_words(as_conv(problem), PAIR), LEVELS[isa])
+
+
+def workspace(problem: Problem, isa: str, threads: int) -> int:
+    """Bytes of scratch of all threads together, at most."""
+    return direct.workspace(in_words(as_conv(problem), PAIR), LEVELS[isa], threads) + 128
