@@ -91,7 +91,15 @@ class Gap(NamedTuple):
 
 #: What backends are without although another one has it. ``fastdl check`` shows these as "left out"; a kernel that is
 #: neither there nor named here is "missing", which fails.
-LEFT_OUT: tuple[Gap, ...] = ()
+LEFT_OUT: tuple[Gap, ...] = (
+    Gap("rounding by chance is an experiment that runs on a CPU", CUDA_BACKENDS, ("cast",), ("stochastic",)),
+    Gap(
+        "bytes and bits are computed on a CPU",
+        CUDA_BACKENDS,
+        ("quantize", "dequantize", "conv2d_int8", "max_pool2d_int8", "pack_bits", "conv2d_binary"),
+    ),
+    Gap("bytes are pooled by the compiled kernels", ("numba",), ("max_pool2d_int8",)),
+)
 
 
 def left_out(op: str, direction: str, storage: str, backend: str) -> str:
@@ -291,6 +299,7 @@ TABLE: tuple[Row, ...] = tuple(
         _rows("quantize", "dequantize", "forward", "elementwise"),
         _rows("pool.bytes", "max_pool2d_int8", "forward", "rows", storage=("uint8",), own=True),
         _rows("bits", "pack_bits", "forward", "words", workspace=_lazy(".bits:workspace")),
+        _rows("cast", "cast", "stochastic", "philox", storage=("float16", "bfloat16")),
         _rows("optim", "sgd", "step", "elementwise", storage=("float32", "float64"),
               workspace=_lazy(".optim:workspace")),
         _rows("optim", "momentum", "step", "elementwise", storage=("float32", "float64"),

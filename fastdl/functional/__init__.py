@@ -38,6 +38,7 @@ from ._pointwise import (
     relu_backward,
     sigmoid,
     sigmoid_backward,
+    stochastic_cast,
     tanh,
     tanh_backward,
 )
@@ -92,6 +93,7 @@ __all__ = [
     "softmax_backward",
     "softmax_cross_entropy",
     "softmax_cross_entropy_backward",
+    "stochastic_cast",
     "tanh",
     "tanh_backward",
 ]

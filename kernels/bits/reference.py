@@ -11,7 +11,7 @@ def signs(words: np.ndarray, channels: int) -> np.ndarray:
     """(N, words, ...) -> (N, channels, ...): +1 and -1, int32."""
     positions = np.arange(32, dtype=np.uint32).reshape(32, *(1,) * (words.ndim - 2))
     bits = (words[:, :, None] >> positions) & np.uint32(1)
-    return (2 * bits.astype(np.int32) - 1).reshape(len(words), -1, *words.shape[2:])[:, :channels]
+    return (2 * bits.astype(np.int32) - 1).reshape(len(words), 32 * words.shape[1], *words.shape[2:])[:, :channels]
 
 
 def pack_bits_forward(

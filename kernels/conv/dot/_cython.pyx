@@ -47,4 +47,5 @@ def conv2d_backward_input(problem, dout, w, y, dx, int threads):
 
 def gemm_forward(problem, a, b, bias, out, int threads):
     """out = f(a @ b + bias): a convolution of one image of one row, whose pixels are the rows of a."""
-    _gather(as_conv(problem), a.T[None, :, None, :], b.T[:, :, None, None], bias, None, out.T[None, :, None, :], threads)
+    if out.size:
+        _gather(as_conv(problem), a.T[None, :, None, :], b.T[:, :, None, None], bias, None, out.T[None, :, None, :], threads)

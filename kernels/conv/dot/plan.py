@@ -18,7 +18,8 @@ def as_conv(problem: Problem) -> Problem:
     if problem.op != "gemm":
         return problem
     (m, k), (_, n) = problem.shapes
-    return problem._replace(op="conv2d", shapes=((1, k, 1, m), (n, k, 1, 1)), orders=("nhwc", "strided"))
+    shapes = (1, k, 1, max(m, 1)), (n, k, 1, 1)  # without rows nothing runs, but a row of pixels there has to be
+    return problem._replace(op="conv2d", shapes=shapes, orders=("nhwc", "strided"))
 
 
 @functools.lru_cache(maxsize=4096)
