@@ -20,7 +20,8 @@ from .problem import Problem
 LEVELS = ("baseline", "v3", "v4")
 #: Of NumPy arrays, and of CuPy arrays: "cuda-emulated" runs the CUDA kernels on a CPU, to prove them where no GPU is.
 HOST_BACKENDS = ("numpy", "cython", "numba")
-BACKENDS = (*HOST_BACKENDS, "cuda", "cuda-emulated")
+CUDA_BACKENDS = ("cuda", "cuda-emulated")
+BACKENDS = (*HOST_BACKENDS, *CUDA_BACKENDS)
 #: How convolutions may be computed: by the cheapest row, without Winograd's, or by Winograd's wherever one is eligible.
 CONV_ALGORITHMS = ("auto", "direct", "winograd")
 
@@ -62,6 +63,33 @@ class KernelError(RuntimeError):
     """No row of the table can run the problem under the current settings."""
 
 
+class Gap(NamedTuple):
+    """Kernels that backends are without on purpose: the table has no rows for them. An empty field stands for all."""
+
+    reason: str
+    backends: tuple[str, ...]
+    ops: tuple[str, ...] = ()
+    directions: tuple[str, ...] = ()
+    storage: tuple[str, ...] = ()
+
+    def covers(self, op: str, direction: str, storage: str, backend: str) -> bool:
+        """Whether it is one of these kernels."""
+        fields = ((self.backends, backend), (self.ops, op), (self.directions, direction), (self.storage, storage))
+        return all(not some or name in some for some, name in fields)
+
+
+#: What backends are without although another one has it. ``fastdl check`` shows these as "left out"; a kernel that is
+#: neither there nor named here is "missing", which fails.
+LEFT_OUT: tuple[Gap, ...] = (
+    Gap("rounding by chance is an experiment that runs on a CPU", CUDA_BACKENDS, ("cast",), ("stochastic",)),
+)
+
+
+def left_out(op: str, direction: str, storage: str, backend: str) -> str:
+    """Why ``backend`` is without this kernel on purpose; empty where it is not."""
+    return next((gap.reason for gap in LEFT_OUT if gap.covers(op, direction, storage, backend)), "")
+
+
 def _always(problem: Problem) -> bool:
     return True
 
@@ -93,11 +121,16 @@ def _reference(folder: str, op: str, direction: str, storage: tuple[str, ...] = 
     )  # fmt: skip
 
 
-def _numba(folder: str, op: str, direction: str, storage: tuple[str, ...] = _FLOATS) -> Row:
-    return Row(
-        op, direction, "numba", "loops", "any", storage, _always, _free, _no_workspace,
-        f"{__package__}.{folder}._numba:{op}_{direction}",
-    )  # fmt: skip
+def _kept(op: str, direction: str, storage: tuple[str, ...], backend: str) -> tuple[str, ...]:
+    """The storage dtypes that ``backend`` is not without."""
+    return tuple(name for name in storage if not left_out(op, direction, name, backend))
+
+
+def _numba(folder: str, op: str, direction: str, storage: tuple[str, ...] = _FLOATS) -> list[Row]:
+    """The row of a Numba kernel; none where it is left out in every storage dtype."""
+    target = f"{__package__}.{folder}._numba:{op}_{direction}"
+    kept = _kept(op, direction, storage, "numba")
+    return [Row(op, direction, "numba", "loops", "any", kept, _always, _free, _no_workspace, target)] if kept else []
 
 
 def _cuda(
@@ -110,11 +143,12 @@ def _cuda(
     cost: Callable[[Problem, str], float] = _free,
     suffix: str = "",
 ) -> list[Row]:
-    """The rows of a CUDA kernel: on a device, and on a CPU."""
+    """The rows of a CUDA kernel: on a device, and on a CPU; none where it is left out in every storage dtype."""
     target = f"{__package__}.{folder}._cuda:{op}_{direction}{suffix}"
     return [
-        Row(op, direction, backend, algorithm, "any", storage, eligible, cost, _no_workspace, target)
-        for backend in ("cuda", "cuda-emulated")
+        Row(op, direction, backend, algorithm, "any", kept, eligible, cost, _no_workspace, target)
+        for backend in CUDA_BACKENDS
+        if (kept := _kept(op, direction, storage, backend))
     ]
 
 
@@ -141,7 +175,8 @@ def _rows(
     cost: Callable[[Problem, str], float] = _free,
     workspace: Callable[[Problem, str, int], int] = _no_workspace,
 ) -> list[Row]:
-    """The rows of one algorithm at each ISA level, after the reference where ``folder`` is the op's own.
+    """The rows of one algorithm at each ISA level, after the reference and those of the other backends where ``folder``
+    is the op's own. (What ``LEFT_OUT`` names gets none.)
 
     ``folder`` is that of the op, or ``"conv.winograd"`` for an algorithm that has a folder of its own in there.
     Functions are called ``<op>_<direction><suffix>``.
@@ -152,7 +187,7 @@ def _rows(
         name = f"{op}_{direction}"
         if "." not in folder:
             rows.append(_reference(folder, op, direction, storage))
-            rows.append(_numba(folder, op, direction, storage))
+            rows += _numba(folder, op, direction, storage)
             rows += _cuda(folder, op, direction, algorithm, storage)
         rows += [
             Row(op, direction, "cython", algorithm, isa, storage, eligible, cost, workspace,
@@ -192,7 +227,7 @@ TABLE: tuple[Row, ...] = tuple(
         _conv_rows("pointwise", _CONV, storage=("float32", "float64")),
         _conv_rows("small_channel", _CONV),
         _conv_rows("depthwise", _CONV),
-        [_reference("conv", "conv2d", "forward_pooled"), _numba("conv", "conv2d", "forward_pooled"),
+        [_reference("conv", "conv2d", "forward_pooled"), *_numba("conv", "conv2d", "forward_pooled"),
          *_cuda("conv", "conv2d", "forward_pooled", "two_passes")],
         *(_cuda("conv.depthwise", "conv2d", direction, "depthwise", eligible=_lazy(".conv.depthwise._cuda:eligible"),
                 cost=_lazy(".conv.depthwise._cuda:cost")) for direction in _CONV.split()),
@@ -217,6 +252,7 @@ TABLE: tuple[Row, ...] = tuple(
         _rows("loss", "softmax_cross_entropy", "forward backward", "rows", workspace=_lazy(".loss:workspace")),
         _rows("dropout", "dropout", "mask forward", "philox"),
         _rows("cast", "cast", "forward", "elementwise"),
+        _rows("cast", "cast", "stochastic", "philox", storage=("float16", "bfloat16")),
         _rows("optim", "sgd", "step", "elementwise", storage=("float32", "float64"),
               workspace=_lazy(".optim:workspace")),
         _rows("optim", "momentum", "step", "elementwise", storage=("float32", "float64"),
@@ -345,6 +381,8 @@ def choose(
     if not verdicts:
         raise KernelError(f"there is no op {problem.op!r} with a direction {problem.direction!r}")
     reasons = "\n".join(f"  {row.label}: {reason}" for row, reason in verdicts)
+    if why := left_out(problem.op, problem.direction, problem.storage, backend):
+        reasons += f"\n  {backend} is without it: {why}"
     raise KernelError(f"no kernel runs {problem.op} {problem.direction} on {problem.storage}:\n{reasons}")
 
 

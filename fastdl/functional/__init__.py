@@ -36,6 +36,7 @@ from ._pointwise import (
     relu_backward,
     sigmoid,
     sigmoid_backward,
+    stochastic_cast,
     tanh,
     tanh_backward,
 )
@@ -82,6 +83,7 @@ __all__ = [
     "softmax_backward",
     "softmax_cross_entropy",
     "softmax_cross_entropy_backward",
+    "stochastic_cast",
     "tanh",
     "tanh_backward",
 ]
