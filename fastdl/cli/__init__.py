@@ -15,7 +15,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import Interrupted, UserError
+from .errors import Failed, Interrupted, UserError
 
 app = typer.Typer(
     name="fastdl",
@@ -41,6 +41,14 @@ class TrainDtype(StrEnum):
 
     float32 = "float32"
     float64 = "float64"
+
+
+class Precision(StrEnum):
+    """What a training computes in, where that is less than its parameters."""
+
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    binary = "binary"
 
 
 class Backend(StrEnum):
@@ -246,6 +254,33 @@ def train(
     dtype: Annotated[
         TrainDtype, typer.Option(help="Of images, parameters and computation.", rich_help_panel="How")
     ] = TrainDtype.float32,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            help="float16, bfloat16: run layers in 16 bits and update parameters of --dtype; gradients that overflow "
+            "cost a step. binary: weights and activations of one bit, but in the first and the last layer, with batch "
+            "normalisation in front. [default: that of --dtype]",
+            rich_help_panel="How",
+            show_default=False,
+        ),
+    ] = None,
+    loss_scale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCALE",
+            help="With 16 bits: dynamic, a number or none. [default: dynamic for float16, none for bfloat16]",
+            rich_help_panel="How",
+            show_default=False,
+        ),
+    ] = None,
+    stochastic_rounding: Annotated[
+        bool,
+        typer.Option(
+            "--stochastic-rounding",
+            help="With 16 bits: round the weights up or down at random, the nearer the likelier.",
+            rich_help_panel="How",
+        ),
+    ] = False,
     backend: Annotated[
         AnyBackend, typer.Option(help="auto: compiled kernels where they are built.", rich_help_panel="How")
     ] = AnyBackend.auto,
@@ -315,6 +350,9 @@ def train(
             weight_decay=weight_decay,
             seed=seed,
             dtype=dtype.value,
+            precision=None if precision is None else precision.value,
+            loss_scale=loss_scale,
+            stochastic_rounding=stochastic_rounding,
             backend=backend.value,
             threads=threads,
             device=device,
@@ -500,7 +538,7 @@ def _usage_error() -> type[Exception]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits with its code: 0, 1 (a check failed), 2 (a mistake of the user), 130 (Ctrl-C)."""
+    """Runs the command line and exits with its code: 0, 1 (a failure), 2 (a mistake of the user), 130 (Ctrl-C)."""
     code: Any = 0
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="fastdl", standalone_mode=False)
@@ -508,6 +546,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise KeyboardInterrupt
     except UserError as error:
         code = _complain(str(error))
+    except Failed as error:
+        print(f"fastdl: error: {error}", file=sys.stderr)
+        code = 1
     except Interrupted as stop:
         print(f"fastdl: {stop}", file=sys.stderr)
         code = 130
