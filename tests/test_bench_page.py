@@ -14,7 +14,7 @@ from html.parser import HTMLParser
 import pytest
 
 import browser
-from fastdl.bench import breakdown, page
+from fastdl.bench import breakdown, html, page
 from fastdl.bench.pictures._style import contrast
 from fastdl.bench.record import Check
 from network_record import MACHINE, network_record
@@ -183,7 +183,7 @@ def test_what_a_record_says_is_text():
 
 
 def test_colours_have_enough_contrast():
-    styles = page._resource("page.css")
+    styles = html.resource("page.css")
     schemes = [
         dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root \{([^}]*)\}", styles)
     ]
