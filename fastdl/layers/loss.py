@@ -83,6 +83,9 @@ class SoftmaxWithLoss(Layer):
         # Rows of t need not be one-hot here: the book's gradient is (y - t) / N for whatever they hold.
         return ((y - t.reshape(y.shape)) / y.dtype.type(len(y) or 1)).astype(self._dtype, copy=False)
 
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"loss": None}
+
 
 def _labels(x: np.ndarray, t: np.ndarray) -> np.ndarray:
     """``t`` as integers (N,)."""
