@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+import fastdl
+
 from .. import backend
 from .._array import float_dtype
 from ..models import Model
@@ -69,9 +71,7 @@ class Format(NamedTuple):
         ``calibration`` are images from which a quantized network takes the ranges of its activations.
         """
         if self.kind == QUANTIZED:
-            from fastdl import quantize
-
-            return quantize(net.astype("float32"), calibration.astype(np.float32, copy=False), self.name)
+            return fastdl.quantize(net.astype("float32"), calibration.astype(np.float32, copy=False), self.name)
         if self.kind == BINARY:
             return net.astype("float32")
         found = net.astype(self.storage)
@@ -134,12 +134,12 @@ def missing(format: Format, mode: str, try_out: Callable[[Format], Any]) -> str:
     """
     if mode == TRAIN and format.precision is None:
         return "networks are not trained in it, only run"
-    if "float8" in format.storage or format.storage == "bfloat16":
-        if importlib.util.find_spec("ml_dtypes") is None:
-            return "it needs the package ml_dtypes: pip install 'fastdl[bfloat16]'"
+    needs_ml_dtypes = "float8" in format.storage or format.storage == "bfloat16"
+    if needs_ml_dtypes and importlib.util.find_spec("ml_dtypes") is None:
+        return "it needs the package ml_dtypes: pip install 'fastdl[bfloat16]'"
     try:
         with format.context():
             try_out(format)
-    except (backend.KernelError, ImportError, TypeError, ValueError) as error:
+    except (AttributeError, backend.KernelError, ImportError, TypeError, ValueError) as error:
         return " ".join(str(error).split())
     return ""

@@ -3,7 +3,6 @@ where one layer alone is reduced."""
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from typing import Any
 
 import numpy as np

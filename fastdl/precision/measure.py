@@ -195,7 +195,7 @@ def histogram(layer: str, kind: str, a: np.ndarray) -> Histogram:
 
 
 def gradients(net: Model, x: np.ndarray, t: np.ndarray) -> list[Histogram]:
-    """Of one training pass of a copy of ``net`` in float32: each layer's gradient by its output and by its parameters."""
+    """Of one training pass of a copy of ``net`` in float32: by each layer's output and parameters."""
     own = net.astype("float32")
     layers = named_layers(own)
     seen: dict[str, Histogram] = {}

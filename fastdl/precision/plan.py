@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+import fastdl
 
 from .. import backend
 from ..bench import machine
 from ..data import Dataset, load_dataset
 from ..models import Model
 from ..models.catalog import NETWORKS
+from ..network import leaves
 from ..train import Trainer
-from .formats import BINARY, INFER, TRAIN, Format, chosen, missing
+from .formats import BINARY, BOOK, INFER, TRAIN, Format, chosen, missing
 from .record import Report, Result
 
 #: Images of the data sets.
@@ -106,22 +109,44 @@ class Bench:
     def trainer(self, net: Model, format: Format, seed: int, epochs: int, **more: Any) -> Trainer:
         """That trains ``net`` in ``format``; run it in the format's context."""
         (x, t), (x_test, t_test) = self.trainings, self.tests
-        precision = {"precision": format.precision} if format.precision else {}
         more = {"evaluate_sample_num_per_epoch": 1000, "mini_batch_size": self.plan.train_batch, **more}
+        if format.precision:
+            more["precision"] = format.precision
         return Trainer(
             net, x, t, x_test, t_test, epochs=epochs, optimizer="Adam", optimizer_param={"lr": self.plan.lr},
-            verbose=False, seed=seed, **precision, **more,
+            verbose=False, seed=seed, **more,
         )  # fmt: skip
+
+
+def book_half(plan: Plan) -> Plan:
+    """The book's own experiment: trained weights in float64, then weights and images rounded to float16 in the same
+    arrays; and beside it what kernels that store float16 make of them.
+
+    Raises ``FileNotFoundError`` where no weights are given and the folder of the data has none.
+    """
+    weights = plan.weights
+    if weights is None:
+        folder = plan.data_dir or Path(os.environ.get("FASTDL_DATA_DIR") or os.curdir)
+        weights = folder / BOOK_WEIGHTS
+        if not weights.exists():
+            raise FileNotFoundError(
+                f"the book's experiment needs the book's weights, and there is no {weights}: --weights FILE says where "
+                f"they are"
+            )
+    images = None if plan.images is None else plan.images // 100 * 100  # the book's accuracy counts whole batches
+    if images == 0:
+        raise ValueError(f"the book counts batches of 100 images, and there are to be {plan.images}")
+    formats = ("float64", BOOK.name, "float32", "float16") if plan.formats == ("all",) else plan.formats
+    return replace(
+        plan, dataset="mnist", mode=INFER, formats=formats, weights=weights, images=images, batch=100,
+        sensitivity=False,
+    )  # fmt: skip
 
 
 def build(plan: Plan, dtype: str, seed: int, binary: bool = False) -> Model:
     """The network of the plan with new weights."""
     net = NETWORKS[plan.network].build(dtype=dtype, seed=seed)
-    if binary:
-        from fastdl import binarize
-
-        return binarize(net)
-    return net
+    return fastdl.binarize(net) if binary else net  # type: ignore[no-any-return]
 
 
 def prepare(plan: Plan, command: list[str], reporter: Reporter) -> Bench:
@@ -192,10 +217,7 @@ def _binary_weights(plan: Plan, error: ValueError) -> Model:
 
 
 def _is_binary(net: Model) -> bool:
-    from ..layers.binary import BinaryAffine, BinaryConvolution
-    from ..network import leaves
-
-    return any(isinstance(layer, BinaryAffine | BinaryConvolution) for layer in leaves(net._sequence()))
+    return any(type(layer).__name__.startswith("Binary") for layer in leaves(net._sequence()))
 
 
 def _odd(plan: Plan, format: Format, is_binary: bool) -> str:

@@ -35,7 +35,7 @@ __all__ = ["Histogram", "Inference", "Kernel", "RecordError", "Reduced", "Report
 
 
 def decibels(signal: float, noise: float | None) -> float:
-    """The signal-to-noise ratio; infinite without noise, NaN where a value is no finite number or there is no signal."""
+    """The signal-to-noise ratio; infinite without noise, NaN without a signal or with a value that is not finite."""
     if noise is None or signal == 0:
         return math.nan
     return math.inf if noise == 0 else 10 * math.log10(signal / noise)
