@@ -84,14 +84,14 @@ def _write(
         page.save(report, html)
         say(html)
     if pictures is not None:
-        from ..bench.pictures import save
+        from ..bench.pictures import save as save_picture
         from ..precision.pictures import pictures as draw
 
         pictures.mkdir(exist_ok=True)
         for picture in draw(report):
             for kind in ("png", "svg"):
                 target = pictures / f"{picture.name}.{kind}"
-                save(picture.figure, target)
+                save_picture(picture.figure, target)
                 say(target)
 
 

@@ -57,7 +57,7 @@ class Format(NamedTuple):
 
     def context(self) -> AbstractContextManager[Any]:
         """In which its networks compute."""
-        return backend.emulate(self.arithmetic) if self.arithmetic else nullcontext()
+        return backend.emulate(self.arithmetic) if self.arithmetic else nullcontext()  # type: ignore[attr-defined]
 
     def images(self, x: np.ndarray) -> np.ndarray:
         """Images as its networks take them."""

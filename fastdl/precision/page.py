@@ -95,7 +95,7 @@ def _over_layers(
         ]
         for layer in names
     ]
-    return table(name, caption, ["layer", *(r.name for r in results)], rows)
+    return table(name, caption, ["layer", *(view.marked(r, view.Field(r.name, None)).text for r in results)], rows)
 
 
 def _decibels(value: float) -> view.Field:
@@ -143,7 +143,7 @@ def _gradients(report: Report) -> Iterator[Content]:
     for layer, kind in kinds:
         row = [Cell(layer, layer), Cell("output" if kind == "activation" else kind, kind)]
         for limit in limits:
-            h = next((h for h in limit.gradients if (h.layer, h.kind) == (layer, kind)), None)
+            h = limit.histogram(layer, kind)
             values = [None] * 3 if h is None else [limit.lost(h), limit.rough(h), limit.beyond(h)]
             row += [Cell("", None) if v is None else Cell(view.share(v), v) for v in values]
         rows.append(row)

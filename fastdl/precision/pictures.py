@@ -33,7 +33,7 @@ from ..bench.pictures._style import (
     text_width,
 )
 from . import view
-from .formats import FORMATS
+from .formats import FORMATS, STORAGE
 from .record import Histogram, Report, Result
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ def frontier(report: Report) -> Figure | None:
         axes = add_axes(figure, left, 0.7, wide, 3.2)
         _costs(axes, report, cost)
         axes.set(xlabel=f"{label}, logarithmic", ylabel="accuracy, percent")
-        if cost is _time:
+        if cost is _time and report.mode == "infer":
             _beside(axes, report)
         left += wide + 0.95
     legend(paper, 4.5, entries)
@@ -176,10 +176,12 @@ def frontier(report: Report) -> Figure | None:
 
 
 def _costs(axes: Axes, report: Report, cost: Callable[[Report, Result], float | None]) -> None:
+    from matplotlib.ticker import LogLocator
+
     real = []
     for result in report.ran:
         found, measured, look = cost(report, result), result.measured, _look(result)
-        if found is None or measured is None:
+        if found is None or measured is None or (result.emulated and cost is _time):
             continue
         point = found, 100 * measured.accuracy
         real += [] if result.emulated else [point]
@@ -187,6 +189,7 @@ def _costs(axes: Axes, report: Report, cost: Callable[[Report, Result], float | 
     line = best(real)
     axes.step([p[0] for p in line], [p[1] for p in line], where="post", color=INK, lw=1, alpha=0.6, zorder=0)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.xaxis.set_minor_formatter(lambda value, _: "")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
@@ -194,14 +197,15 @@ def _costs(axes: Axes, report: Report, cost: Callable[[Report, Result], float | 
 
 
 def _beside(axes: Axes, report: Report) -> None:
-    """The two float32 that times are to be held against."""
-    fastest, direct = report.fastest_float32(), sorted(report.direct_seconds)
-    for seconds, text in ((fastest, "fastest float32"), (direct[len(direct) // 2] if direct else None, "direct")):
-        if seconds is not None and report.mode == "infer":
-            axes.axvline(1e6 * seconds, color=INK, lw=0.8, ls=":")
-            axes.text(
-                1e6 * seconds, 0.02, f" {text}", transform=axes.get_xaxis_transform(), rotation=90, size=8.5, ha="right"
-            )
+    """The two float32 that times are to be held against; one where they are the same within their spread."""
+    fastest, direct = report.fastest_float32(), report.direct_float32()
+    if fastest is None or direct is None:
+        return
+    lines = {"fastest float32": fastest, "direct float32": direct} if direct > 1.05 * fastest else {"float32": fastest}
+    for text, seconds in lines.items():
+        axes.axvline(1e6 * seconds, color=INK, lw=0.8, ls=":")
+        where = axes.get_xaxis_transform()
+        axes.text(1e6 * seconds, 0.02, text, transform=where, rotation=90, size=8.5, ha="right", va="bottom")
 
 
 def frontier_text(report: Report) -> str:
@@ -310,34 +314,36 @@ def gradients(report: Report) -> Figure | None:
     name, found = _histograms(report)
     if not found:
         return None
-    formats = [f for f in FORMATS.values() if f.range is not None and f.bits <= 16 and f.kind == "storage"]
-    entries = [Entry(f.name, participant_look(place)[0], line="-") for place, f in enumerate(formats)]
-    high = 0.34 * len(found)
-    figure = new_figure(2.1 + high + legend_height(entries))
-    paper = sheet(figure, f"Gradients by magnitude, trained in {name}: {report.network} on {report.dataset}")
-    left = MARGIN + 0.2 + max(text_width(h.layer, 9) for h in found)
-    axes = add_axes(figure, left, 0.95, WIDTH - left - 0.3, high)
     low = min(h.first for h in found) - 2
     top = max(h.first + len(h.counts) for h in found) + 2
+    lines = [
+        (f, participant_look(place)[0], [e for e in (f.range.subnormal, f.range.normal) if low <= e <= top])
+        for place, f in enumerate(FORMATS.values())
+        if f.range is not None and f.bits <= 16 and f.kind == STORAGE
+    ]
+    entries = [Entry(f.name, color, line="-") for f, color, exponents in lines if exponents]
+    high = 0.34 * len(found)
+    figure = new_figure(1.75 + high + (legend_height(entries) if entries else 0.0))
+    paper = sheet(figure, f"Gradients by magnitude, trained in {name}: {report.network} on {report.dataset}")
+    left = MARGIN + 0.2 + max(text_width(h.layer, 9) for h in found)
+    axes = add_axes(figure, left, 0.6, WIDTH - left - 0.3, high)
     for place, h in enumerate(found):
         most = max(h.counts)
         axes.bar(
             range(h.first, h.first + len(h.counts)), [0.8 * n / most for n in h.counts], 1.0, bottom=-place,
             align="edge", color="#7a8794",
         )  # fmt: skip
-    for place, format in enumerate(formats):
-        assert format.range is not None
-        for exponent, text in ((format.range.subnormal, "smallest"), (format.range.normal, "normal")):
-            if low <= exponent <= top:
-                color = participant_look(place)[0]
-                axes.axvline(exponent, color=color, lw=1.4, ls="-" if text == "smallest" else ":")
+    for format, color, exponents in lines:
+        for exponent in exponents:
+            smallest = format.range is not None and exponent == format.range.subnormal
+            axes.axvline(exponent, color=color, lw=1.4, ls="-" if smallest else ":")
     axes.set_yticks([0.3 - place for place in range(len(found))], [h.layer for h in found], size=9)
     axes.set_ylim(-len(found) + 0.9, 1.0)
     axes.set_xlim(low, top)
     axes.set_xlabel("log2 of the magnitude; lines: a format's smallest number, dotted: its smallest with all bits")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    legend(paper, 1.75 + high, entries)
+    legend(paper, 1.4 + high, entries)
     return figure
 
 

@@ -14,6 +14,7 @@ import fastdl
 
 from .. import backend
 from ..bench import machine
+from ..bench.breakdown import counted
 from ..data import Dataset, load_dataset
 from ..models import Model
 from ..models.catalog import NETWORKS
@@ -163,8 +164,9 @@ def prepare(plan: Plan, command: list[str], reporter: Reporter) -> Bench:
     flat = len(NETWORKS[plan.network].image) == 1
     data = load_dataset(plan.dataset, flatten=flat, dtype=np.float32, data_dir=plan.data_dir)
     net, described = _weights(plan)
+    available = len(data.x_test if plan.mode == INFER else data.x_train)
     settings = {
-        "images": min(plan.images or len(data.x_test), len(data.x_test if plan.mode == INFER else data.x_train)),
+        "images": min(plan.images or available, available),
         "batch": plan.batch,
         "epochs": plan.wanted_epochs,
         "lr": plan.lr,
@@ -195,7 +197,7 @@ def prepare(plan: Plan, command: list[str], reporter: Reporter) -> Bench:
 def _weights(plan: Plan) -> tuple[Model, str]:
     """The network in float64 with the weights of the plan, or those it starts from; and what they are."""
     if plan.mode == TRAIN or plan.weights is None:
-        adam = f"{plan.wanted_epochs} epochs of Adam, lr {plan.lr:g}"
+        adam = f"{counted(plan.wanted_epochs, 'epoch')} of Adam, lr {plan.lr:g}"
         return build(plan, "float64", 0), adam if plan.mode == TRAIN else f"trained here in float32, {adam}, seed 0"
     net = build(plan, "float64", 0)
     try:
@@ -211,7 +213,7 @@ def _binary_weights(plan: Plan, error: ValueError) -> Model:
         net = build(plan, "float64", 0, binary=True)
         assert plan.weights is not None
         net.load_params(plan.weights)
-    except (ImportError, ValueError, TypeError):
+    except (AttributeError, ImportError, ValueError, TypeError):
         raise error from None
     return net
 

@@ -233,11 +233,14 @@ class Report:
         time = None if measured is None else measured.time
         return None if time is None else time.median
 
+    def direct_float32(self) -> float | None:
+        """The median seconds of an image in float32 with direct convolutions."""
+        return summary(self.direct_seconds).median if self.direct_seconds else None
+
     def fastest_float32(self) -> float | None:
         """Seconds of an image with the fastest float32 there is: what runs by default, or direct convolutions."""
         single = self.result("float32")
-        found = [] if single is None else [self.seconds(single)]
-        found += [summary(self.direct_seconds).median] if self.direct_seconds else []
+        found = [self.direct_float32(), None if single is None else self.seconds(single)]
         return min((s for s in found if s is not None), default=None)
 
     def summary(self) -> list[dict[str, Any]]:

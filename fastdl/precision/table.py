@@ -2,92 +2,94 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from . import view
-from .record import Report
+from .record import Report, Result
 
 if TYPE_CHECKING:
-    from rich.table import Table
+    from rich.console import Group
+    from rich.text import Text
 
 
-def tables(report: Report) -> list[Table]:
+def tables(report: Report) -> list[Group]:
     """The formats; the noise of their layers; one layer at a time; the gradients of training."""
     found = [_formats(report)]
-    if with_layers := view.with_layers(report):
-        names = view.ordered([s.layer for s in r.inference.layers] for r in with_layers if r.inference)
-        every = {r.name: {s.layer: s for s in r.inference.layers} for r in with_layers if r.inference}
-        table = _table("Signal to noise of each layer's output beside float64's, in decibels", ["layer", *every])
-        for name in names:
-            ratios = [by[name].ratio if name in by else None for by in every.values()]
-            _add(table, [name, *("" if r is None else view.ratio(r) for r in ratios)])
-        found.append(table)
-    if reduced := view.with_sensitivity(report):
-        found.append(_sensitivity(reduced))
+    if results := view.with_layers(report):
+        noise = {r.name: {s.layer: view.ratio(s.ratio) for s in r.inference.layers} for r in results if r.inference}
+        found.append(
+            _over_layers("Signal to noise of each layer's output beside float64's, in decibels", results, noise)
+        )
+    if results := view.with_sensitivity(report):
+        every = {r.name: r.inference.sensitivity for r in results if r.inference}
+        alone = {
+            name: {s.layer: f"{view.accuracy(s.accuracy)}  {view.ratio(s.ratio)}" for s in some}
+            for name, some in every.items()
+        }
+        title = "One layer reduced, the others in float32: accuracy, and signal to noise of the scores in decibels"
+        found.append(_over_layers(title, results, alone))
     if gradients := view.limits(report):
         found.append(_gradients(gradients))
     return found
 
 
-def _table(title: str, headers: Sequence[str], words: Sequence[int] = (0,)) -> Table:
+def _table(
+    title: str,
+    headers: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    words: Sequence[int] = (0,),
+    dim: Sequence[int] = (),
+    notes: Sequence[str] = (),
+) -> Group:
+    """``words``: columns of text, of which the last one may be wrapped; ``dim``: rows without figures."""
+    from rich.console import Group
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(
-        title=Text(title), title_justify="left", title_style="bold", box=None, header_style="bold", pad_edge=False
-    )
-    table.caption_justify = "left"
+    table = Table(box=None, header_style="bold", pad_edge=False)
     for place, header in enumerate(headers):
         left = place in words
-        last = left and place == len(headers) - 1
-        table.add_column(Text(header), justify="left" if left else "right", no_wrap=not last, vertical="top")
-        table.columns[-1].header_style = "bold"
-    return table
+        wrapped = left and place == len(headers) - 1
+        table.add_column(Text(header), justify="left" if left else "right", no_wrap=not wrapped, vertical="top")
+    for place, row in enumerate(rows):
+        table.add_row(*map(Text, row), style="dim" if place in dim else None)
+    # Not the table's own title and caption, which are no wider than it is.
+    parts: list[Text | Table] = [Text(title, style="bold"), table, *(Text(note, style="italic") for note in notes)]
+    return Group(*parts, Text(""))
 
 
-def _add(table: Table, cells: Sequence[str], style: str | None = None) -> None:
-    from rich.text import Text
-
-    table.add_row(*map(Text, cells), style=style)
-
-
-def _formats(report: Report) -> Table:
-    from rich.text import Text
-
+def _formats(report: Report) -> Group:
     columns = view.columns(report)
-    words = [place for place, column in enumerate(columns) if column.words]
-    title = f"{view.title(report)}: {view.conditions(report)}"
-    table = _table(title, [column.header.replace(" ", "\n") for column in columns], words)
-    for result in report.formats:
-        _add(table, [field.text for field in view.row(report, result)], "dim" if result.measured is None else None)
-    table.caption = Text("\n".join(view.notes(report)))
-    return table
+    return _table(
+        f"{view.title(report)}: {view.conditions(report)}",
+        [column.header.replace(" ", "\n") for column in columns],
+        [[field.text for field in view.row(report, result)] for result in report.formats],
+        words=[place for place, column in enumerate(columns) if column.words],
+        dim=[place for place, result in enumerate(report.formats) if result.measured is None],
+        notes=view.notes(report),
+    )
 
 
-def _sensitivity(results: list[view.Result]) -> Table:
-    every = {r.name: {s.layer: s for s in r.inference.sensitivity} for r in results if r.inference}
-    title = "One layer reduced, the others in float32: accuracy, and signal to noise of the scores in decibels"
-    table = _table(title, ["layer", *(f"{name}\n" for name in every)])
-    for name in view.ordered(list(by) for by in every.values()):
-        cells = [
-            f"{view.accuracy(by[name].accuracy)}  {view.ratio(by[name].ratio):>5}" if name in by else ""
-            for by in every.values()
-        ]
-        marks = [view.marked(r, view.Field(cell, None)).text for r, cell in zip(results, cells, strict=True)]
-        _add(table, [name, *marks])
-    return table
+def _over_layers(title: str, results: Sequence[Result], texts: Mapping[str, Mapping[str, str]]) -> Group:
+    def cell(result: Result, text: str) -> str:
+        return view.marked(result, view.Field(text, None)).text
+
+    headers = ["layer", *(cell(result, result.name) for result in results)]
+    names = view.ordered(list(by) for by in texts.values())
+    return _table(title, headers, [[name, *(cell(r, texts[r.name].get(name, "")) for r in results)] for name in names])
 
 
-def _gradients(limits: list[view.Limits]) -> Table:
-    title = "Gradients other than 0 at the end of training: rounded to 0 / short of bits / infinite"
-    table = _table(title, ["layer", "by", *(limit.title.replace(", ", "\n") for limit in limits)], (0, 1))
-    rows = {(h.layer, h.kind): h for limit in limits for h in limit.gradients}
-    for layer, kind in rows:
-        cells = []
+def _gradients(limits: Sequence[view.Limits]) -> Group:
+    rows = []
+    for layer, kind in dict.fromkeys((h.layer, h.kind) for limit in limits for h in limit.gradients):
+        row = [layer, "output" if kind == "activation" else kind]
         for limit in limits:
-            h = next((h for h in limit.gradients if (h.layer, h.kind) == (layer, kind)), None)
+            h = limit.histogram(layer, kind)
             shares = [] if h is None else [limit.lost(h), limit.rough(h), limit.beyond(h)]
-            cells.append(" / ".join(map(view.share, shares)))
-        _add(table, [layer, "output" if kind == "activation" else kind, *cells])
-    return table
+            row.append(" / ".join(map(view.share, shares)))
+        rows.append(row)
+    headers = ["layer", "by", *(limit.title.replace(", ", "\n") for limit in limits)]
+    title = "Gradients other than 0 at the end of training: rounded to 0 / short of bits / infinite"
+    return _table(title, headers, rows, words=(0, 1))

@@ -78,11 +78,6 @@ def _by(other: Callable[[Report], float | None]) -> Callable[[Report, Result], F
     return field
 
 
-def _direct(report: Report) -> float | None:
-    found = sorted(report.direct_seconds)
-    return found[len(found) // 2] if found else None
-
-
 def _float32(report: Report) -> float | None:
     single = report.result("float32")
     return None if single is None else report.seconds(single)
@@ -111,7 +106,7 @@ _COLUMNS = {
         Column("largest step", _inferred(lambda i: _field(i.largest_step_bytes, size))),
         Column("µs an image", _inferred(lambda i: _field(i.time.median if i.time else None, microseconds))),
         Column("±", _inferred(lambda i: _field(i.time.spread if i.time else None, percent))),
-        Column("by direct float32", _by(_direct)),
+        Column("by direct float32", _by(Report.direct_float32)),
         Column("by fastest float32", _by(Report.fastest_float32)),
         _RUNS,
     ],
@@ -137,10 +132,10 @@ def columns(report: Report) -> list[Column]:
 
 def row(report: Report, result: Result) -> list[Field]:
     """Of the table of formats. One that did not run says why in its last cell."""
-    fields = [column.field(report, result) for column in columns(report)]
+    fields = [marked(result, column.field(report, result)) for column in columns(report)]
     if result.reason:
         fields[-1] = Field(f"not run: {result.reason}" if result.measured is None else f"ended: {result.reason}", None)
-    return [marked(result, f) for f in fields]
+    return fields
 
 
 def marked(result: Result, field: Field) -> Field:
@@ -148,30 +143,31 @@ def marked(result: Result, field: Field) -> Field:
     return Field(f"{MARK}{field.text}", field.value) if result.emulated and field.text else field
 
 
+#: Ops whose kernels make the difference; the page has all.
+_PRODUCTS = ("conv2d", "gemm")
 #: Instructions by what a kernel's label says; the others multiply and add in the sums' dtype.
 _INSTRUCTIONS = {"dot_bf16": "vdpbf16ps", "vnni": "vpdpbusd"}
 
 
 def computed_by(result: Result) -> str:
-    """Real instructions or an emulation, and the rows of the registry that ran."""
+    """Real instructions or an emulation, and the rows of the registry that computed the products."""
     measured = result.measured
-    labels = list(dict.fromkeys(k.label for k in measured.kernels)) if measured else []
+    labels = [k.label for k in measured.kernels if k.op.startswith(_PRODUCTS)] if measured else []
     if not labels:
         return ""
-    levels = list(dict.fromkeys(label.split("/", 2)[2] for label in labels if label.count("/") > 1))
-    names = list(dict.fromkeys(label.split("/")[1] for label in labels))
-    backends = list(dict.fromkeys(label.split("/")[0] for label in labels))
-    special = dict.fromkeys(word for key, word in _INSTRUCTIONS.items() if any(key in name for name in names))
-    how = "emulated" if result.emulated else "real" + (f", {listed(special)}" if special else "")
-    return f"{how}: {' '.join(backends)} {'/'.join(levels)}: {', '.join(names)}".replace(" : ", ": ")
+    backends, names, levels = zip(*(f"{label}//".split("/")[:3] for label in labels), strict=True)
+    special = [word for key, word in _INSTRUCTIONS.items() if any(key in name for name in names)]
+    how = "emulated" if result.emulated else f"real, {listed(special)}" if special else "real"
+    where = " ".join(dict.fromkeys(word for word in (*backends, *levels) if word))
+    return f"{how} ({where}): {', '.join(dict.fromkeys(names))}"
 
 
 # ---- layers ---------------------------------------------------------------------------------------------------------
 
 
 def with_layers(report: Report) -> list[Result]:
-    """Those whose layers were compared with float64's, which is not among them."""
-    return [r for r in report.ran if r.inference is not None and r.inference.layers and r.name != "float64"]
+    """Those whose layers were compared with float64's."""
+    return [r for r in report.ran if r.inference is not None and r.inference.layers]
 
 
 def with_sensitivity(report: Report) -> list[Result]:
@@ -199,6 +195,10 @@ class Limits(NamedTuple):
     def title(self) -> str:
         """With the scale."""
         return f"{self.format.name}, loss times 2^{self.scale}" if self.scale else self.format.name
+
+    def histogram(self, layer: str, kind: str) -> Histogram | None:
+        """That of one of the gradients."""
+        return next((h for h in self.gradients if (h.layer, h.kind) == (layer, kind)), None)
 
     def lost(self, h: Histogram) -> float:
         """Smaller than half of the smallest number: rounded to 0."""
@@ -258,7 +258,7 @@ def notes(report: Report) -> list[str]:
     """What a reader of the table must know."""
     found = [f"{MARK}: emulated. Its accuracy is what such a machine would give, its time means nothing."]
     if report.mode == "infer":
-        direct, fastest = _direct(report), report.fastest_float32()
+        direct, fastest = report.direct_float32(), report.fastest_float32()
         if direct and fastest:
             found.append(
                 f"float32 takes {microseconds(direct)} µs an image with direct convolutions and "
