@@ -437,7 +437,8 @@ def _choose(problem: Problem, choice: Choice) -> tuple[registry.Row, Kernel, str
             if choice.device is None:
                 raise
             reasons = [why for row, why in registry.candidates(problem, "cuda", cap, conv) if row.backend == "cuda"]
-            why = "; ".join(dict.fromkeys(reasons)) or "it has none yet"
+            declared = registry.left_out(problem.op, problem.direction, problem.storage, "cuda")
+            why = declared or "; ".join(dict.fromkeys(reasons)) or "it has none yet"
             raise KernelError(
                 f"no CUDA kernel runs {problem.op} {problem.direction} on {problem.storage} ({why}): move the arrays "
                 f"with fastdl.to_device(array, 'cpu')"

@@ -18,9 +18,16 @@ from .problem import Problem
 
 #: x86-64 psABI levels, lowest first: any CPU; AVX2 + FMA + F16C; AVX-512 F, BW, CD, DQ, VL. Elsewhere only the first.
 LEVELS = ("baseline", "v3", "v4")
+#: Instructions beyond a level that some kernels are compiled for, as modules of their own: level and CPU feature.
+FEATURES = {
+    "v4bf16": ("v4", "avx512_bf16"),
+    "v4vnni": ("v4", "avx512_vnni"),
+    "v4popcnt": ("v4", "avx512_vpopcntdq"),
+}
 #: Of NumPy arrays, and of CuPy arrays: "cuda-emulated" runs the CUDA kernels on a CPU, to prove them where no GPU is.
 HOST_BACKENDS = ("numpy", "cython", "numba")
-BACKENDS = (*HOST_BACKENDS, "cuda", "cuda-emulated")
+CUDA_BACKENDS = ("cuda", "cuda-emulated")
+BACKENDS = (*HOST_BACKENDS, *CUDA_BACKENDS)
 #: How convolutions may be computed: by the cheapest row, without Winograd's, or by Winograd's wherever one is eligible.
 CONV_ALGORITHMS = ("auto", "direct", "winograd")
 
@@ -35,7 +42,7 @@ class Row(NamedTuple):
     direction: str
     backend: str
     algorithm: str
-    isa: str  # a member of LEVELS, or "any"
+    isa: str  # a member of LEVELS or of FEATURES, or "any"
     storage: tuple[str, ...]
     eligible: Callable[[Problem], bool | str]  # True, or the reason why not
     cost: Callable[[Problem, str], float]  # (problem, isa) -> rough ns on one thread; compared within backend and level
@@ -46,6 +53,11 @@ class Row(NamedTuple):
     def label(self) -> str:
         """``backend/algorithm/isa``, as ``explain`` and the tables print it."""
         return f"{self.backend}/{self.algorithm}" + ("" if self.isa == "any" else f"/{self.isa}")
+
+    @property
+    def level(self) -> str:
+        """The ISA level that the row needs, whatever features beyond it."""
+        return FEATURES.get(self.isa, (self.isa,))[0]
 
     @property
     def is_winograd(self) -> bool:
@@ -60,6 +72,39 @@ class Row(NamedTuple):
 
 class KernelError(RuntimeError):
     """No row of the table can run the problem under the current settings."""
+
+
+class Gap(NamedTuple):
+    """Kernels that backends are without on purpose: the table has no rows for them. An empty field stands for all."""
+
+    reason: str
+    backends: tuple[str, ...]
+    ops: tuple[str, ...] = ()
+    directions: tuple[str, ...] = ()
+    storage: tuple[str, ...] = ()
+
+    def covers(self, op: str, direction: str, storage: str, backend: str) -> bool:
+        """Whether it is one of these kernels."""
+        fields = ((self.backends, backend), (self.ops, op), (self.directions, direction), (self.storage, storage))
+        return all(not some or name in some for some, name in fields)
+
+
+#: What backends are without although another one has it. ``fastdl check`` shows these as "left out"; a kernel that is
+#: neither there nor named here is "missing", which fails.
+LEFT_OUT: tuple[Gap, ...] = (
+    Gap("rounding by chance is an experiment that runs on a CPU", CUDA_BACKENDS, ("cast",), ("stochastic",)),
+    Gap(
+        "bytes and bits are computed on a CPU",
+        CUDA_BACKENDS,
+        ("quantize", "dequantize", "conv2d_int8", "max_pool2d_int8", "pack_bits", "conv2d_binary"),
+    ),
+    Gap("bytes are pooled by the compiled kernels", ("numba",), ("max_pool2d_int8",)),
+)
+
+
+def left_out(op: str, direction: str, storage: str, backend: str) -> str:
+    """Why ``backend`` is without this kernel on purpose; empty where it is not."""
+    return next((gap.reason for gap in LEFT_OUT if gap.covers(op, direction, storage, backend)), "")
 
 
 def _always(problem: Problem) -> bool:
@@ -93,11 +138,16 @@ def _reference(folder: str, op: str, direction: str, storage: tuple[str, ...] = 
     )  # fmt: skip
 
 
-def _numba(folder: str, op: str, direction: str, storage: tuple[str, ...] = _FLOATS) -> Row:
-    return Row(
-        op, direction, "numba", "loops", "any", storage, _always, _free, _no_workspace,
-        f"{__package__}.{folder}._numba:{op}_{direction}",
-    )  # fmt: skip
+def _kept(op: str, direction: str, storage: tuple[str, ...], backend: str) -> tuple[str, ...]:
+    """The storage dtypes that ``backend`` is not without."""
+    return tuple(name for name in storage if not left_out(op, direction, name, backend))
+
+
+def _numba(folder: str, op: str, direction: str, storage: tuple[str, ...] = _FLOATS) -> list[Row]:
+    """The row of a Numba kernel; none where it is left out in every storage dtype."""
+    target = f"{__package__}.{folder}._numba:{op}_{direction}"
+    kept = _kept(op, direction, storage, "numba")
+    return [Row(op, direction, "numba", "loops", "any", kept, _always, _free, _no_workspace, target)] if kept else []
 
 
 def _cuda(
@@ -110,11 +160,12 @@ def _cuda(
     cost: Callable[[Problem, str], float] = _free,
     suffix: str = "",
 ) -> list[Row]:
-    """The rows of a CUDA kernel: on a device, and on a CPU."""
+    """The rows of a CUDA kernel: on a device, and on a CPU; none where it is left out in every storage dtype."""
     target = f"{__package__}.{folder}._cuda:{op}_{direction}{suffix}"
     return [
-        Row(op, direction, backend, algorithm, "any", storage, eligible, cost, _no_workspace, target)
-        for backend in ("cuda", "cuda-emulated")
+        Row(op, direction, backend, algorithm, "any", kept, eligible, cost, _no_workspace, target)
+        for backend in CUDA_BACKENDS
+        if (kept := _kept(op, direction, storage, backend))
     ]
 
 
@@ -137,27 +188,31 @@ def _rows(
     *,
     suffix: str = "",
     storage: tuple[str, ...] = _FLOATS,
+    levels: tuple[str, ...] = LEVELS,
+    own: bool = False,
     eligible: Callable[[Problem], bool | str] = _always,
     cost: Callable[[Problem, str], float] = _free,
     workspace: Callable[[Problem, str, int], int] = _no_workspace,
 ) -> list[Row]:
-    """The rows of one algorithm at each ISA level, after the reference where ``folder`` is the op's own.
+    """The rows of one algorithm at each ISA level, after the reference and those of the other backends where ``folder``
+    is the op's own. (What ``LEFT_OUT`` names gets none.)
 
-    ``folder`` is that of the op, or ``"conv.winograd"`` for an algorithm that has a folder of its own in there.
+    ``folder`` is that of the op (``own`` where that lies in another's), or ``"conv.winograd"`` for an algorithm that has
+    a folder of its own in there.
     Functions are called ``<op>_<direction><suffix>``.
     """
     rows = []
     package = f"{__package__}.{folder}"
     for direction in directions.split():
         name = f"{op}_{direction}"
-        if "." not in folder:
+        if own or "." not in folder:
             rows.append(_reference(folder, op, direction, storage))
-            rows.append(_numba(folder, op, direction, storage))
+            rows += _numba(folder, op, direction, storage)
             rows += _cuda(folder, op, direction, algorithm, storage)
         rows += [
             Row(op, direction, "cython", algorithm, isa, storage, eligible, cost, workspace,
                 f"{package}._cython_{isa}:{name}{suffix}")
-            for isa in LEVELS
+            for isa in levels
         ]  # fmt: skip
     return rows
 
@@ -178,21 +233,44 @@ def _conv_rows(
     )  # fmt: skip
 
 
+def _of_words(name: str, op: str, storage: str, feature: str) -> list[Row]:
+    """The rows of a convolution over words that is an op of its own, in a folder of ``conv``."""
+    plan = f".conv.{name}.plan:"
+    return _rows(
+        f"conv.{name}", op, "forward", "words", storage=(storage,), levels=(*LEVELS, feature), own=True,
+        cost=_lazy(plan + "cost"), workspace=_lazy(plan + "workspace"),
+    )  # fmt: skip
+
+
+def _dot_rows(op: str, directions: str) -> list[Row]:
+    """The rows of dot products of bfloat16 pairs."""
+    plan = ".conv.dot.plan:"
+    return _rows(
+        "conv.dot", op, directions, "dot", storage=("bfloat16",), levels=("v4bf16",),
+        eligible=_lazy(plan + "eligible"), cost=_lazy(plan + "cost"), workspace=_lazy(plan + "workspace"),
+    )  # fmt: skip
+
+
 TABLE: tuple[Row, ...] = tuple(
     row
     for rows in (
         _rows("im2col", "im2col", "forward", "gather"),
         _rows("im2col", "col2im", "forward", "gather"),
-        _rows("gemm", "gemm", "forward", "blocked", workspace=_lazy(".gemm.plan:workspace")),
+        _rows("gemm", "gemm", "forward", "blocked", cost=_lazy(".gemm.plan:cost"),
+              workspace=_lazy(".gemm.plan:workspace")),
+        _dot_rows("gemm", "forward"),
         _cuda_tf32("gemm", "gemm", "forward", "blocked"),
         _rows("conv", "conv2d", _CONV, "implicit_gemm", cost=_lazy(".conv.plan:cost"),
               workspace=_lazy(".conv.plan:workspace")),
         _cuda_tf32("conv", "conv2d", _CONV, "implicit_gemm"),
         _conv_rows("direct", _CONV),
+        _dot_rows("conv2d", "forward backward_input"),
+        _of_words("int8", "conv2d_int8", "uint8", "v4vnni"),
+        _of_words("binary", "conv2d_binary", "uint32", "v4popcnt"),
         _conv_rows("pointwise", _CONV, storage=("float32", "float64")),
         _conv_rows("small_channel", _CONV),
         _conv_rows("depthwise", _CONV),
-        [_reference("conv", "conv2d", "forward_pooled"), _numba("conv", "conv2d", "forward_pooled"),
+        [_reference("conv", "conv2d", "forward_pooled"), *_numba("conv", "conv2d", "forward_pooled"),
          *_cuda("conv", "conv2d", "forward_pooled", "two_passes")],
         *(_cuda("conv.depthwise", "conv2d", direction, "depthwise", eligible=_lazy(".conv.depthwise._cuda:eligible"),
                 cost=_lazy(".conv.depthwise._cuda:cost")) for direction in _CONV.split()),
@@ -217,6 +295,11 @@ TABLE: tuple[Row, ...] = tuple(
         _rows("loss", "softmax_cross_entropy", "forward backward", "rows", workspace=_lazy(".loss:workspace")),
         _rows("dropout", "dropout", "mask forward", "philox"),
         _rows("cast", "cast", "forward", "elementwise"),
+        _rows("quantize", "quantize", "forward", "elementwise"),
+        _rows("quantize", "dequantize", "forward", "elementwise"),
+        _rows("pool.bytes", "max_pool2d_int8", "forward", "rows", storage=("uint8",), own=True),
+        _rows("bits", "pack_bits", "forward", "words", workspace=_lazy(".bits:workspace")),
+        _rows("cast", "cast", "stochastic", "philox", storage=("float16", "bfloat16")),
         _rows("optim", "sgd", "step", "elementwise", storage=("float32", "float64"),
               workspace=_lazy(".optim:workspace")),
         _rows("optim", "momentum", "step", "elementwise", storage=("float32", "float64"),
@@ -252,6 +335,21 @@ def level_missing(isa: str) -> str:
 
 
 @functools.cache
+def feature_missing(isa: str, target: str) -> str:
+    """Why the row of a member of FEATURES with this target cannot run here; empty where it can."""
+    level, feature = FEATURES[isa]
+    if reason := level_missing(level):
+        return reason
+    from ._common import _runtime
+
+    if not _runtime.cpu_has(feature):
+        return f"this CPU has no {feature}"
+    if importlib.util.find_spec(target.partition(":")[0]) is None:
+        return f"this kernel was not built: the compiler has no {feature}"
+    return ""
+
+
+@functools.cache
 def numba_missing() -> str:
     """Why Numba's rows cannot run here; empty where they can."""
     return "" if importlib.util.find_spec("numba") else 'Numba is not installed: pip install "fastdl[numba]"'
@@ -269,7 +367,9 @@ def row_missing(row: Row) -> str:
     """Why this row cannot run here; empty where it can."""
     if row.backend.startswith("cuda"):
         return cuda_missing(row.backend)
-    return numba_missing() if row.backend == "numba" else level_missing(row.isa)
+    if row.backend == "numba":
+        return numba_missing()
+    return feature_missing(row.isa, row.target) if row.isa in FEATURES else level_missing(row.isa)
 
 
 def available_levels() -> tuple[str, ...]:
@@ -299,7 +399,7 @@ def candidates(
             continue
         if row.backend != backend:
             reason = f"the backend in use is {backend}"
-        elif row.isa != "any" and LEVELS.index(row.isa) > LEVELS.index(cap):
+        elif row.isa != "any" and LEVELS.index(row.level) > LEVELS.index(cap):
             reason = f"the ISA level is capped at {cap}"
         elif missing := row_missing(row):
             reason = missing
@@ -322,7 +422,7 @@ def candidates(
 
 
 def _preference(row: Row, problem: Problem, conv: str) -> tuple[int, bool, float]:
-    level = -LEVELS.index(row.isa) if row.isa != "any" else 0
+    level = -LEVELS.index(row.level) if row.isa != "any" else 0
     return (level, conv == "winograd" and not row.is_winograd, row.cost(problem, row.isa))
 
 
@@ -345,6 +445,8 @@ def choose(
     if not verdicts:
         raise KernelError(f"there is no op {problem.op!r} with a direction {problem.direction!r}")
     reasons = "\n".join(f"  {row.label}: {reason}" for row, reason in verdicts)
+    if why := left_out(problem.op, problem.direction, problem.storage, backend):
+        reasons += f"\n  {backend} is without it: {why}"
     raise KernelError(f"no kernel runs {problem.op} {problem.direction} on {problem.storage}:\n{reasons}")
 
 

@@ -266,10 +266,32 @@ def test_a_backend_without_a_kernel_is_missing():
     assert not checker.succeeded(found)
 
 
-def test_no_backend_lacks_a_kernel():
+def test_what_the_registry_leaves_out_is_no_failure(monkeypatch):
+    gap = registry.Gap("it has no use there", ("numba",), ("relu",), ("forward",), ("float32",))
+    monkeypatch.setattr(registry, "LEFT_OUT", (gap,))
+    table = [row for row in registry.TABLE if row.op == "relu" and row.backend == "numpy"]
+    table += [row_of("sigmoid", "forward")._replace(backend="numba")]
+    found = checker.check(Selection(dtypes=("float32", "float64"), every=40), table=table)
+    numba = {(r.direction, r.dtype): (r.status, r.reason) for r in found if (r.op, r.backend) == ("relu", "numba")}
+    missing = ("missing", "the numba backend has no kernel for this")
+    assert numba == {
+        ("forward", "float32"): ("left out", "it has no use there"),
+        ("forward", "float64"): missing,
+        ("backward", "float32"): missing,
+        ("backward", "float64"): missing,
+    }
+    assert checker.succeeded([r for r in found if r.status != "missing"])
+    assert not checker.succeeded([r for r in found if r.status == "left out"]), "nothing ran"
+
+
+def test_no_backend_lacks_a_kernel_but_those_that_are_left_out():
     kernels = {(row.op, row.direction, dtype, row.backend) for row in registry.TABLE for dtype in row.storage}
-    wanted = {(op, direction, dtype) for op, direction, dtype, _ in kernels}
-    assert {(*key, backend) for key in wanted for backend in registry.BACKENDS} == kernels
+    wanted = {(*key[:3], backend) for key in kernels for backend in registry.BACKENDS}
+    left_out = {key for key in wanted if registry.left_out(*key)}
+    assert wanted - left_out == kernels
+    for gap in registry.LEFT_OUT:
+        assert any(gap.covers(*key) for key in left_out), f"{gap} leaves nothing out"
+        assert gap.reason and "numpy" not in gap.backends
 
 
 def test_a_function_that_is_not_there_is_a_failure():

@@ -302,6 +302,7 @@ def test_wrong_out(rng):
             assert isinstance(out, list) or not (out != (0 if out is unaligned else 77)).any(), "out was written to"
     x = inputs[0]
     before = x.copy()
+    x32 = x.astype(np.float32)
     overlapping = np.lib.stride_tricks.as_strided(x, (2, 4, 4, 4), x.strides, writeable=True)[:, :, :, :]
     for call in (
         lambda: F.conv2d(x, inputs[1], out=overlapping),
@@ -309,6 +310,7 @@ def test_wrong_out(rng):
         lambda: F.relu(x[:, :, 1:], out=x[:, :, :-1]),
         lambda: F.relu(x, out=x[::-1]),
         lambda: F.cast(x, x.dtype, out=x),
+        lambda: F.stochastic_cast(x32, "float16", 0, 0, out=x32.view(np.float16)[..., ::2]),
     ):
         with pytest.raises(ValueError, match="out shares memory with an input"):
             call()
@@ -448,6 +450,9 @@ TYPE_MESSAGES = {
     "dropout: mask must have dtype uint8 or bool, got float64": lambda: F.dropout(A, A),
     "cast: dtype must be one of float64, float32, float16, bfloat16, not int32": lambda: F.cast(A, "int32"),
     "cast: dtype must be one of float64, float32, float16, bfloat16, not 'nonsense'": lambda: F.cast(A, "nonsense"),
+    "stochastic_cast: dtype must be float16 or bfloat16, not float32": lambda: F.stochastic_cast(A, "float32", 0, 0),
+    "stochastic_cast: x must have dtype float32, got float64": lambda: F.stochastic_cast(A, "float16", 0, 0),
+    "stochastic_cast: seed must be an int, not 0.5": lambda: F.stochastic_cast(A.astype("f"), "float16", 0.5, 0),
     "softmax_cross_entropy: t must hold integer class numbers, got float64": lambda: F.softmax_cross_entropy(
         A[0, 0], np.full(6, np.nan)
     ),

@@ -208,7 +208,7 @@ def _dropout(p: Problem) -> Work:
 
 def _cast(p: Problem) -> Work:
     x, s, _ = _size(p)
-    return Work(0, x * (s + _ITEMSIZE[p.attr("source")]))
+    return Work(0, x * (s + _ITEMSIZE["float32" if p.direction == "stochastic" else p.attr("source")]))
 
 
 def _optimizer(flop: int, read: int, written: int) -> Callable[[Problem], Work]:

@@ -2,9 +2,9 @@
 
 Each row is called directly, by the function that its line of the table names, with 1 and with 2 threads. So each row
 and storage dtype has a cell for each memory order and thread count, and what no case reaches is missing, as is a
-backend without a kernel of an op that another one has. Besides the values it is checked that both calls gave the
-same bits, that every element of the outputs and nothing around them was written, that the inputs are unchanged, and
-that no more scratch memory was taken than the row declares.
+backend without a kernel of an op that another one has, unless the registry says that it is left out. Besides the values
+it is checked that both calls gave the same bits, that every element of the outputs and nothing around them was written,
+that the inputs are unchanged, and that no more scratch memory was taken than the row declares.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ MEMORY_ORDERS = ("nchw", "nhwc", "strided")
 LIGHT = 10**8
 #: (op, direction) whose arrays are C-contiguous by contract.
 CONTIGUOUS = {("dropout", "mask")}
+#: (op, direction) whose values depend on what the storage dtype can hold: their reference computes them in that.
+OWN_STORAGE = {("cast", "stochastic")}
 
 
 class Deviation(NamedTuple):
@@ -77,9 +79,9 @@ class Result(NamedTuple):
     cases: int
     max_error: float | None  # of the worst element relative to its tolerance; None where nothing can be said
     tolerance: float | None  # of that element: the whole distance that it may have from the float64 result
-    status: (
-        str  # "passed", "failed", "missing" (no kernel, or no case of a cell), "not drawn" (fuzz), "unavailable" (here)
-    )
+    #: "passed", "failed", "missing" (no kernel, or no case of a cell), "left out" (no kernel, as the registry says),
+    #: "not drawn" (fuzz), "unavailable" (here)
+    status: str
     reason: str = ""
     failed: tuple[str, ...] = ()  # ids of the cases
     cells: tuple[Cell, ...] = ()
@@ -108,6 +110,7 @@ class Expectation:
     def _reference(self, inputs: Arrays) -> Arrays:
         """The NumPy reference in float64 on contiguous arrays."""
         arrays: Arrays = {}
+        storage = self.problem.storage if self.problem[:2] in OWN_STORAGE else "float64"
         for operand in self.case.operands:
             if operand.role == "in":
                 arrays[operand.name] = inputs[operand.name]
@@ -126,7 +129,7 @@ class Expectation:
             for argument in self.case.arguments
         ]
         with np.errstate(all="ignore"):
-            _reference_function(row)(self.problem._replace(storage="float64"), *arguments, 1)
+            _reference_function(row)(self.problem._replace(storage=storage), *arguments, 1)
         return {operand.name: arrays[operand.name] for operand in self.outputs}
 
     def bounds(self, row: Row) -> Arrays:
@@ -178,7 +181,7 @@ class Expectation:
         worst = Deviation()
         for operand in self.outputs:
             name = operand.name
-            signed = spec_of(self.problem.op).signed and self.problem.direction == "forward"
+            signed = spec_of(self.problem.op).signed and self.problem.direction in ("forward", "stochastic")
             loose = row.is_winograd
             worst = max(worst, compare(results[name], self.expected[name], allowed[name], name, signed, loose))
         again = self.run(row, function, 2)
@@ -444,14 +447,17 @@ def check(
 
 
 def _absent(selection: Selection, rows: Sequence[tuple[Row, str]]) -> Iterator[Result]:
-    """A missing result for each backend of the selected rows that has no kernel for what the reference specifies."""
+    """A result for each backend of the selected rows that has no kernel for what the reference specifies: it is left
+    out where the registry says so, and missing elsewhere."""
     backends = dict.fromkeys(row.backend for row, _ in rows)
     there = {(row.op, row.direction, dtype, row.backend) for row, dtype in rows}
     for op, direction, dtype in dict.fromkeys((row.op, row.direction, dtype) for row, dtype in rows):
         for backend in backends:
             if (op, direction, dtype, backend) not in there:
-                reason = f"the {backend} backend has no kernel for this"
-                yield Result(op, direction, backend, "-", dtype, "-", 0, None, None, "missing", reason)
+                declared = registry.left_out(op, direction, dtype, backend)
+                status = "left out" if declared else "missing"
+                reason = declared or f"the {backend} backend has no kernel for this"
+                yield Result(op, direction, backend, "-", dtype, "-", 0, None, None, status, reason)
 
 
 def _run_case(case: Case, group: list[_Running], allocate: Allocate) -> None:

@@ -15,6 +15,7 @@ _STYLES = {
     "passed": "green",
     "failed": "bold red",
     "missing": "bold red",
+    "left out": "yellow",
     "not drawn": "yellow",
     "unavailable": "yellow",
 }

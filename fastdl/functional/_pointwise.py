@@ -8,7 +8,7 @@ from operator import index
 from typing import Any
 
 from .._array import float_dtype, prepare, result_dtype
-from .._device import to_device
+from .._device import device_of, to_device
 from ._call import (
     Array,
     ArrayLike,
@@ -136,6 +136,12 @@ def _uint64(value: Any, what: str) -> int:
     return number
 
 
+def _state(op: str, seed: int, step: int, device: str) -> Array:
+    """Seed and step as kernels take them."""
+    state = np.array([_uint64(seed, f"{op}: seed"), _uint64(step, f"{op}: step")], np.uint64)
+    return to_device(state, device)
+
+
 def dropout_mask(shape: Sequence[int], ratio: float, seed: int, step: int, *, device: str = "cpu") -> Array:
     """A uint8 mask that keeps (1) each element with probability ``1 - ratio`` and drops (0) the others.
 
@@ -147,9 +153,7 @@ def dropout_mask(shape: Sequence[int], ratio: float, seed: int, step: int, *, de
     ratio = float(ratio)
     if not 0 <= ratio < 1:
         raise ValueError(f"{op}: ratio must be at least 0 and below 1, not {ratio}")
-    state = np.array([_uint64(seed, f"{op}: seed"), _uint64(step, f"{op}: step")], np.uint64)
-    state = to_device(state, device)
-    return mask_of_state(tuple(index(n) for n in shape), ratio, state)
+    return mask_of_state(tuple(index(n) for n in shape), ratio, _state(op, seed, step, device))
 
 
 def mask_of_state(shape: Shape, ratio: float, state: Array) -> Array:
@@ -266,4 +270,25 @@ def cast(x: ArrayLike, dtype: Any, *, out: Array | None = None) -> Array:
     out = wanted.empty() if out is None else output(out, wanted, op, (x,))
     attrs = (("source", x.dtype.name),)
     backend.run(Problem(op, "forward", (x.shape,), target.name, (memory_order(x),), attrs=attrs), x, out)
+    return out
+
+
+def stochastic_cast(x: ArrayLike, dtype: Any, seed: int, step: int, *, out: Array | None = None) -> Array:
+    """The float32 array x as float16 or bfloat16, each value rounded up or down by chance so that the mean is x.
+
+    A value between two neighbours becomes the upper one with the probability with which it lies towards it; what the
+    dtype holds stays as it is. The result is a function of the arguments: element i in row-major order is drawn by
+    Philox4x32-10 from (seed, step, i), as in :func:`dropout_mask`. Sums of many small steps survive that way where
+    rounding to nearest loses each of them. Returns x's shape and memory order; always a new array.
+    """
+    op = "stochastic_cast"
+    x, target = as_array(x, f"{op}: x"), float_dtype(dtype, f"{op}: dtype")
+    if target.name not in ("float16", "bfloat16"):
+        raise TypeError(f"{op}: dtype must be float16 or bfloat16, not {target}")
+    if x.dtype.newbyteorder("=") != np.float32:
+        raise TypeError(f"{op}: x must have dtype float32, got {x.dtype}")
+    x, state = prepare(x, np.dtype(np.float32)), _state(op, seed, step, device_of(x))
+    wanted = layout(x.shape, target, like=x)
+    out = wanted.empty() if out is None else output(out, wanted, op, (x,))
+    backend.run(Problem("cast", "stochastic", (x.shape,), target.name, (memory_order(x),)), x, state, out)
     return out

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..dropout.reference import random_words
 from ..problem import Problem
+
+#: Significand bits of the dtypes that values are rounded to by chance, exponent of their smallest subnormal, and their
+#: largest finite value.
+_FORMATS = {"float16": (11, -24, 65504.0), "bfloat16": (8, -133, (2 - 2.0**-7) * 2.0**127)}
 
 
 def _round_to_odd(x: np.ndarray) -> np.ndarray:
@@ -30,3 +35,20 @@ def cast_forward(problem: Problem, x: np.ndarray, out: np.ndarray, threads: int)
             out[...] = _round_to_odd(np.array(x, ndmin=1)).reshape(x.shape).astype(out.dtype)
         else:
             out[...] = x.astype(out.dtype)
+
+
+def cast_stochastic(problem: Problem, x: np.ndarray, state: np.ndarray, out: np.ndarray, threads: int) -> None:
+    """out = x rounded up or down by chance, so that the mean is x."""
+    bits, lowest, largest = _FORMATS[problem.storage]
+    seed, step = state.tolist()
+    words = random_words(seed, step, 0, -(-x.size // 4))[: x.size].reshape(x.shape)
+    drawn = np.abs(x) < largest  # no NaN, and a neighbour above
+    size = np.where(drawn, np.abs(x), 0).astype(np.float64)
+    _, exponent = np.frexp(size)  # size in [2**(exponent - 1), 2**exponent)
+    unit = np.maximum(exponent - bits, lowest)
+    units = np.ldexp(size, -unit)
+    below = np.floor(units)
+    up = words < np.floor((units - below) * 2.0**32)
+    rounded = np.copysign(np.ldexp(below + up, unit), x)
+    with np.errstate(over="ignore", invalid="ignore"):
+        out[...] = np.where(drawn, rounded, x).astype(np.float32).astype(out.dtype)

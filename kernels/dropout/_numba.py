@@ -21,7 +21,7 @@ _TASK = 4096
 
 
 @spliced
-def _philox(block, step, seed):
+def philox(block, step, seed):
     """The four words of a block, in the lower halves of uint64: its counter are block and step, its key is the seed.
 
     Nothing clears the upper halves: the products do not read them, and what is shifted out of a product does not come
@@ -45,7 +45,7 @@ def _kept(word, least):
 @spliced
 def _bytes(block, step, seed, least):
     """The four bytes of a block."""
-    a, b, c, d = _philox(block, step, seed)
+    a, b, c, d = philox(block, step, seed)
     return _kept(a, least) | _kept(b, least) << _B1 | _kept(c, least) << _B2 | _kept(d, least) << _B3
 
 

@@ -11,6 +11,11 @@ from .axes import ORDER_AXIS, OUT_ORDERS, AxisValues, Made, ToProblem
 SHAPES = ("3x33", "0", "1", "7", "", "2x17x3x5", "1x1x1x1", "0x3x4x4", "1x16x9x8", "3x65x2x1", "2x3x4x5x6")
 
 
+#: of random words, some with more than 32 bits
+SEEDS = ("0", "1", "18446744073709551615", "81985529216486895")
+STEPS = ("0", "1", "4294967296")
+
+
 def elementwise_axes(direction: str) -> AxisValues:
     """The axes of the element-wise ops."""
     # "alias": the input whose memory the output shares; element-wise kernels may work in place
@@ -84,6 +89,14 @@ def concat(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
 
 def cast_axes(direction: str) -> AxisValues:
     """The axes of cast."""
+    if direction == "stochastic":
+        return {
+            "values": ("normal", "bits", "ties", "special", "subnormal"),
+            "shape": ("777", *SHAPES),
+            "seed": SEEDS,
+            "step": STEPS,
+            **ORDER_AXIS,
+        }
     return {
         "values": ("normal", "bits", "ties", "special"),
         "source": ("float32", "float64", "float16", "bfloat16"),
@@ -95,6 +108,11 @@ def cast_axes(direction: str) -> AxisValues:
 def cast(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
     """A case of cast."""
     shape = numbers(a["shape"])
+    if direction == "stochastic":
+        fill = {"normal": "normal:1", "bits": "bits", "ties": f"ties:{make.storage}", "subnormal": "normal:1e-5"}
+        x = make.input("x", shape, fill.get(a["values"], "special:1"), a["order"], "float32")
+        state = make.input("state", (2,), f"list:{a['seed']};{a['step']}", "nchw", "uint64")
+        return problem((shape,)), (x, state, make.output("out", shape, a["out_order"])), ("x",)
     wider = a["source"] in ("float32", "float64") and make.storage != "float64" and a["source"] != make.storage
     fill = {"normal": "normal:30", "bits": "bits", "ties": f"ties:{make.storage}" if wider else "bits"}
     arguments = (
@@ -107,12 +125,12 @@ def cast(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
 def dropout_axes(direction: str) -> AxisValues:
     """The axes of dropout."""
     if direction == "mask":
-        # seeds and steps with more than 32 bits, several blocks of four words, and their tails
+        # several blocks of four words, and their tails
         return {
             "ratio": ("0.5", "0.0", "0.15", "0.999"),
             "shape": ("3x33", *SHAPES[1:], "1001"),
-            "seed": ("0", "1", "18446744073709551615", "81985529216486895"),
-            "step": ("0", "1", "4294967296"),
+            "seed": SEEDS,
+            "step": STEPS,
         }
     return {
         "values": ("normal", "special"),
