@@ -145,8 +145,8 @@ def marked(result: Result, field: Field) -> Field:
 
 #: Ops whose kernels make the difference; the page has all.
 _PRODUCTS = ("conv2d", "gemm")
-#: Instructions by what a kernel's label says; the others multiply and add in the sums' dtype.
-_INSTRUCTIONS = {"dot_bf16": "vdpbf16ps", "vnni": "vpdpbusd"}
+#: What CPUs have for fewer bits, by the level of a row; the others multiply and add in the dtype of the sums.
+_INSTRUCTIONS = {"v4bf16": "vdpbf16ps", "v4vnni": "vpdpbusd", "v4popcnt": "vpopcntq"}
 
 
 def computed_by(result: Result) -> str:
@@ -156,7 +156,7 @@ def computed_by(result: Result) -> str:
     if not labels:
         return ""
     backends, names, levels = zip(*(f"{label}//".split("/")[:3] for label in labels), strict=True)
-    special = [word for key, word in _INSTRUCTIONS.items() if any(key in name for name in names)]
+    special = [_INSTRUCTIONS[level] for level in dict.fromkeys(levels) if level in _INSTRUCTIONS]
     how = "emulated" if result.emulated else f"real, {listed(special)}" if special else "real"
     where = " ".join(dict.fromkeys(word for word in (*backends, *levels) if word))
     return f"{how} ({where}): {', '.join(dict.fromkeys(names))}"
