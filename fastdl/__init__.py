@@ -11,6 +11,7 @@ Importing this package imports no other; every name below is loaded at its first
 ``get_default_dtype``, ``set_conv_algorithm``,
 ``inference``, ``explain``
 ``profile``                                            the time of each layer in a program
+``binarize``                                           a network with binary weights and activations
 ``to_device``                                          an array's copy on a GPU, or back in host memory
 =====================================================  ==========================================================
 """
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
         threads,
         use_backend,
     )
+    from .precision.binarization import binarize
     from .profiling import profile
 
 __version__ = "0.1.0"
@@ -76,10 +78,11 @@ _SETTINGS = (
     "threads",
     "use_backend",
 )
-_ELSEWHERE = {"profile": "profiling", "to_device": "_device"}
+_ELSEWHERE = {"binarize": "precision.binarization", "profile": "profiling", "to_device": "_device"}
 
 __all__ = [
     "__version__",
+    "binarize",
     "data",
     "explain",
     "functional",

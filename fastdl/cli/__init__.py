@@ -14,9 +14,9 @@ from typing import Annotated, Any
 
 import typer
 
-from .errors import Interrupted, UserError
+from .errors import Failed, Interrupted, UserError
 from .laboratory import compare_formats
-from .options import AnyBackend, Backend, DataSet, Dtype, Isa, Method, Net, TrainDtype
+from .options import AnyBackend, Backend, DataSet, Dtype, Isa, Method, Net, Precision, TrainDtype
 
 app = typer.Typer(
     name="fastdl",
@@ -177,6 +177,33 @@ def train(
     dtype: Annotated[
         TrainDtype, typer.Option(help="Of images, parameters and computation.", rich_help_panel="How")
     ] = TrainDtype.float32,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            help="float16, bfloat16: run layers in 16 bits and update parameters of --dtype; gradients that overflow "
+            "cost a step. binary: weights and activations of one bit, but in the first and the last layer, with batch "
+            "normalisation in front. [default: that of --dtype]",
+            rich_help_panel="How",
+            show_default=False,
+        ),
+    ] = None,
+    loss_scale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCALE",
+            help="With 16 bits: dynamic, a number or none. [default: dynamic for float16, none for bfloat16]",
+            rich_help_panel="How",
+            show_default=False,
+        ),
+    ] = None,
+    stochastic_rounding: Annotated[
+        bool,
+        typer.Option(
+            "--stochastic-rounding",
+            help="With 16 bits: round the weights up or down at random, the nearer the likelier.",
+            rich_help_panel="How",
+        ),
+    ] = False,
     backend: Annotated[
         AnyBackend, typer.Option(help="auto: compiled kernels where they are built.", rich_help_panel="How")
     ] = AnyBackend.auto,
@@ -246,6 +273,9 @@ def train(
             weight_decay=weight_decay,
             seed=seed,
             dtype=dtype.value,
+            precision=None if precision is None else precision.value,
+            loss_scale=loss_scale,
+            stochastic_rounding=stochastic_rounding,
             backend=backend.value,
             threads=threads,
             device=device,
@@ -434,7 +464,7 @@ def _usage_error() -> type[Exception]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits with its code: 0, 1 (a check failed), 2 (a mistake of the user), 130 (Ctrl-C)."""
+    """Runs the command line and exits with its code: 0, 1 (a failure), 2 (a mistake of the user), 130 (Ctrl-C)."""
     code: Any = 0
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="fastdl", standalone_mode=False)
@@ -442,6 +472,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise KeyboardInterrupt
     except UserError as error:
         code = _complain(str(error))
+    except Failed as error:
+        print(f"fastdl: error: {error}", file=sys.stderr)
+        code = 1
     except Interrupted as stop:
         print(f"fastdl: {stop}", file=sys.stderr)
         code = 130

@@ -21,6 +21,14 @@ class TrainDtype(StrEnum):
     float64 = "float64"
 
 
+class Precision(StrEnum):
+    """What a training computes in, where that is less than its parameters."""
+
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    binary = "binary"
+
+
 class Backend(StrEnum):
     """Backends of the registry."""
 

@@ -64,7 +64,7 @@ class Model:
         self.params = network.named_params(self._sequence())
 
     def _sequence(self) -> list[Any]:
-        return list(self.layers.values() if isinstance(self.layers, Mapping) else self.layers)
+        return network.sequence(self)
 
     @property
     def _parameter_dtype(self) -> np.dtype:

@@ -16,9 +16,10 @@ from .. import backend
 from ..bench import machine
 from ..bench.breakdown import counted
 from ..data import Dataset, load_dataset
+from ..layers import BinaryAffine, BinaryConvolution
 from ..models import Model
 from ..models.catalog import NETWORKS
-from ..network import leaves
+from ..network import leaves, sequence
 from ..train import Trainer
 from .formats import BINARY, BOOK, INFER, TRAIN, Format, chosen, missing
 from .record import Report, Result
@@ -213,13 +214,13 @@ def _binary_weights(plan: Plan, error: ValueError) -> Model:
         net = build(plan, "float64", 0, binary=True)
         assert plan.weights is not None
         net.load_params(plan.weights)
-    except (AttributeError, ImportError, ValueError, TypeError):
+    except (ValueError, TypeError):
         raise error from None
     return net
 
 
 def _is_binary(net: Model) -> bool:
-    return any(type(layer).__name__.startswith("Binary") for layer in leaves(net._sequence()))
+    return any(isinstance(layer, BinaryAffine | BinaryConvolution) for layer in leaves(sequence(net)))
 
 
 def _odd(plan: Plan, format: Format, is_binary: bool) -> str:

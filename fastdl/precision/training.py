@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from .. import backend
 from ..train import Progress, Trainer
 from . import measure
@@ -52,12 +50,12 @@ def _train(bench: Bench, format: Format, seed: int) -> None:
     if first:
         found.gradients_first = first
         found.gradients_last = measure.gradients(net, x[:LOOKED_AT], t[:LOOKED_AT])
-        found.loss_scale = _loss_scale(trainer)
+        found.loss_scale = trainer.loss_scale
     found.seeds.append(seed)
     found.accuracies.append(float(trainer.final_test_acc or 0.0))
     found.seconds.append(sum(record["seconds"] for record in trainer.history))
     found.steps.append(trainer.current_iter)
-    found.skipped.append(_skipped(trainer))
+    found.skipped.append(trainer.skipped_steps)
     result.training = found
 
 
@@ -68,11 +66,3 @@ def _kernels(bench: Bench, format: Format) -> list[Kernel]:
         trainer.train_step()
     every = [(problem.op, f"{problem.op} {problem.direction}", label) for problem, label, _ in log.kernels()]
     return [Kernel(*found) for found in dict.fromkeys(every)]
-
-
-def _loss_scale(trainer: Any) -> float | None:
-    return None
-
-
-def _skipped(trainer: Any) -> int:
-    return 0
