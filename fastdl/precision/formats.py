@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import fastdl
-
 from .. import backend
 from .._array import float_dtype
 from ..models import Model
+from .quantization import quantize
 
 #: What a report is about.
 INFER, TRAIN = "infer", "train"
@@ -65,13 +64,13 @@ class Format(NamedTuple):
             return x.astype(np.float32, copy=False)
         return _rounded(self, x).astype(float_dtype(self.storage, "storage"), copy=False)
 
-    def network(self, net: Model, calibration: np.ndarray) -> Any:
+    def network(self, net: Model, calibration: np.ndarray) -> Model:
         """A trained network for inference in this format: ``predict``, ``params``. ``net`` stays as it is.
 
         ``calibration`` are images from which a quantized network takes the ranges of its activations.
         """
         if self.kind == QUANTIZED:
-            return fastdl.quantize(net.astype("float32"), calibration.astype(np.float32, copy=False), self.name)
+            return quantize(net.astype("float32"), calibration.astype(np.float32, copy=False), self.name)
         if self.kind == BINARY:
             return net.astype("float32")
         found = net.astype(self.storage)

@@ -3,16 +3,17 @@ where one layer alone is reduced."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
 from .. import backend
 from ..bench.timing import Participant, Turns, interleave
+from ..models import Model
 from . import measure
-from .formats import BOOK, EMULATED, FORMATS, STORAGE, Format
+from .formats import BINARY, BOOK, FORMATS, QUANTIZED, Format
 from .plan import Bench
-from .record import Inference, Reduced, Result
+from .record import Inference, Reduced
 
 #: Images whose outputs are compared layer by layer; from the training set, those that calibrate integers.
 SAMPLE, CALIBRATION = 256, 512
@@ -37,13 +38,13 @@ def _run(bench: Bench) -> None:
     double = FORMATS["float64"]
     bench.reporter.begin("float64: the scores to compare with", len(x))
     wanted = measure.scores(bench.net, double, x, bench.plan.batch, bench.reporter.advance)
-    networks: dict[str, Any] = {}
+    networks: dict[str, Model] = {}
     for format in bench.formats:
         if guarded(bench, format, lambda f: _score(bench, f, networks, wanted, t)):
             bench.reporter.measured(bench.report)
     _time(bench, networks)
     if bench.plan.sensitivity:
-        _sensitivity(bench, wanted, t)
+        _sensitivity(bench, networks, wanted, t)
 
 
 def _train(bench: Bench) -> None:
@@ -59,7 +60,7 @@ def _train(bench: Bench) -> None:
     bench.net = net.astype("float64")
 
 
-def guarded(bench: Bench, format: Format, work: Any) -> bool:
+def guarded(bench: Bench, format: Format, work: Callable[[Format], None]) -> bool:
     """Whether ``work(format)`` came to its end; its error is the format's, and nobody else's."""
     try:
         work(format)
@@ -71,7 +72,7 @@ def guarded(bench: Bench, format: Format, work: Any) -> bool:
     return True
 
 
-def _score(bench: Bench, format: Format, networks: dict[str, Any], wanted: np.ndarray, t: np.ndarray) -> None:
+def _score(bench: Bench, format: Format, networks: dict[str, Model], wanted: np.ndarray, t: np.ndarray) -> None:
     x, _ = bench.tests
     net = format.network(bench.net, bench.data.x_train[:CALIBRATION])
     profile = measure.profiled(net, format, x[: bench.plan.batch])
@@ -107,7 +108,7 @@ def _score(bench: Bench, format: Format, networks: dict[str, Any], wanted: np.nd
 # ---- time -----------------------------------------------------------------------------------------------------------
 
 
-def _time(bench: Bench, networks: dict[str, Any]) -> None:
+def _time(bench: Bench, networks: dict[str, Model]) -> None:
     """All formats in turns, and float32 with direct convolutions beside them."""
     x = bench.tests[0][: bench.plan.batch]
     participants = [_participant(name, FORMATS[name], net, x) for name, net in networks.items()]
@@ -135,7 +136,7 @@ def _time(bench: Bench, networks: dict[str, Any]) -> None:
     bench.reporter.measured(bench.report)
 
 
-def _participant(name: str, format: Format, net: Any, x: np.ndarray) -> Participant:
+def _participant(name: str, format: Format, net: Model, x: np.ndarray) -> Participant:
     images = format.images(x)
     return Participant(name, lambda: net.predict(images), format.context)
 
@@ -145,25 +146,31 @@ def _participant(name: str, format: Format, net: Any, x: np.ndarray) -> Particip
 
 def can_reduce(format: Format) -> bool:
     """Whether one layer of a float32 network can be in it."""
-    return format.kind in (STORAGE, EMULATED) and format.significand < 24 and format.name != BOOK.name
+    return format.significand < 24 and format.kind != BINARY and format.name != BOOK.name
 
 
-def _sensitivity(bench: Bench, wanted: np.ndarray, t: np.ndarray) -> None:
+def _sensitivity(bench: Bench, networks: Mapping[str, Model], wanted: np.ndarray, t: np.ndarray) -> None:
     formats = [f for f in bench.formats if can_reduce(f) and bench.results[f.name].inference is not None]
     for format in formats:
-        if guarded(bench, format, lambda f: _reduce(bench, f, bench.results[f.name], wanted, t)):
+        if guarded(bench, format, lambda f: _reduce(bench, f, networks[f.name], wanted, t)):
             bench.reporter.measured(bench.report)
 
 
-def _reduce(bench: Bench, format: Format, result: Result, wanted: np.ndarray, t: np.ndarray) -> None:
+def _reduce(bench: Bench, format: Format, own: Model, wanted: np.ndarray, t: np.ndarray) -> None:
+    """``own`` is the network that is in the format as a whole."""
     x, _ = bench.tests
-    single = FORMATS["float32"]
+    single, result = FORMATS["float32"], bench.results[format.name].inference
     net = single.network(bench.net, x)
     weighted = {name: layer for name, layer in measure.named_layers(net).items() if getattr(layer, "parameters", ())}
     bench.reporter.begin(f"{format.name}: one layer at a time", len(weighted) * len(x))
-    assert result.inference is not None
+    assert result is not None
     for name, layer in weighted.items():
-        with measure.reduced(layer, format):
+        alone = (
+            measure.on_bytes(layer, measure.named_layers(own)[name])
+            if format.kind == QUANTIZED
+            else measure.reduced(layer, format)
+        )
+        with alone:
             found = measure.scores(net, single, x, bench.plan.batch, bench.reporter.advance)
         right = int(np.count_nonzero(measure.classes(found) == t))
-        result.inference.sensitivity.append(Reduced(name, right / len(x), *measure.noise(wanted, found)))
+        result.sensitivity.append(Reduced(name, right / len(x), *measure.noise(wanted, found)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,10 +12,13 @@ import numpy as np
 from .. import backend, functional
 from .._array import float_dtype
 from ..bench.nets import Network
+from ..layers import Relu
+from ..layers.quantized import QuantizedAffine, QuantizedConvolution, QuantizedPooling, Steps
 from ..models import Model
 from ..network import Container
 from ..profiling import Profile
 from .formats import Format
+from .quantization import QuantizedModel
 from .record import Histogram, Kernel, Signal
 
 
@@ -61,7 +65,7 @@ def _seen(layers: Mapping[str, Any], method: str, see: Callable[[str, Any, Any],
 # ---- inference ------------------------------------------------------------------------------------------------------
 
 
-def scores(net: Any, format: Format, x: np.ndarray, batch: int, done: Callable[[int], None]) -> np.ndarray:
+def scores(net: Model, format: Format, x: np.ndarray, batch: int, done: Callable[[int], None]) -> np.ndarray:
     """float64 (N, classes): what ``net`` makes of the images in ``format``; ``done`` gets the images of each batch."""
     found = []
     with backend.inference(), format.context():
@@ -84,26 +88,53 @@ def noise(reference: np.ndarray, found: np.ndarray) -> tuple[float, float | None
     return float(np.sum(reference.astype(np.float64) ** 2)), off if np.isfinite(off) else None
 
 
+def comparable(reference: Model, net: Model) -> dict[str, tuple[str, Steps | None]]:
+    """For each layer of ``net`` that has a counterpart in ``reference`` the name of the layer there that puts out the
+    same, and what the bytes count where it puts out bytes.
+
+    A quantized layer does the ReLU behind it too, and counts for that one.
+    """
+    theirs, ours = named_layers(reference), named_layers(net)
+    found: dict[str, tuple[str, Steps | None]] = {}
+    steps: Steps | None = None
+    for name, layer in ours.items():
+        if isinstance(layer, QuantizedConvolution | QuantizedAffine):
+            steps = layer.out_steps
+            found[name] = (_relu_behind(theirs, name) if layer.relu else name), steps
+        elif isinstance(layer, QuantizedPooling):
+            found[name] = name, steps
+        elif type(layer) is type(theirs.get(name)) and not isinstance(net, QuantizedModel):
+            found[name] = name, None
+    return found
+
+
+def _relu_behind(layers: Mapping[str, Any], name: str) -> str:
+    names = list(layers)
+    behind = names[names.index(name) :]
+    return next(other for other in behind if isinstance(layers[other], Relu))
+
+
 def signals(
-    reference: Model, net: Any, formats: tuple[Format, Format], x: np.ndarray, done: Callable[[int], None]
+    reference: Model, net: Model, formats: tuple[Format, Format], x: np.ndarray, done: Callable[[int], None]
 ) -> list[Signal]:
-    """Each layer's output in ``net`` beside that in ``reference``, which has the same layers, over the images ``x``.
+    """Each layer's output in ``net`` beside that in ``reference``, over the images ``x``.
 
     ``formats`` are those of the two networks. The images go through in batches of 32, so that few outputs are kept.
     """
-    theirs, ours = named_layers(reference), named_layers(net)
-    sums = {name: [0.0, 0.0] for name in theirs if name in ours}
+    theirs, same = named_layers(reference), comparable(reference, net)
+    ours = {name: layer for name, layer in named_layers(net).items() if name in same}
+    sums = {other: [0.0, 0.0] for other, _ in same.values()}
     broken: set[str] = set()
     wanted: dict[str, np.ndarray] = {}
 
     def compare(name: str, _: Any, out: np.ndarray) -> None:
-        if name not in sums:
-            return
-        signal, off = noise(wanted[name], out)
-        sums[name][0] += signal
-        sums[name][1] += off or 0.0
+        other, steps = same[name]
+        found = out if steps is None else (out.astype(np.float64) - steps.zero) * steps.step
+        signal, off = noise(wanted[other], found)
+        sums[other][0] += signal
+        sums[other][1] += off or 0.0
         if off is None:
-            broken.add(name)
+            broken.add(other)
 
     with backend.inference():
         for start in range(0, len(x), 32):
@@ -119,12 +150,11 @@ def signals(
     ]
 
 
-def profiled(net: Any, format: Format, x: np.ndarray) -> Profile:
+def profiled(net: Model, format: Format, x: np.ndarray) -> Profile:
     """Of a prediction, with the names of ``named_layers``."""
     profile = Profile()
-    if isinstance(net, Model):
-        for layer in named_layers(net).values():
-            profile.name(layer)
+    for layer in named_layers(net).values():
+        profile.name(layer)
     images = format.images(x)
     with backend.inference(), format.context(), profile:
         net.predict(images)
@@ -137,7 +167,7 @@ def kernels(profile: Profile) -> list[Kernel]:
     return [Kernel(*found) for found in dict.fromkeys(every)]
 
 
-def activation_bytes(net: Any, format: Format, image: np.ndarray) -> tuple[int, int]:
+def activation_bytes(net: Model, format: Format, image: np.ndarray) -> tuple[int, int]:
     """What kernels write for one image, and the largest input of one together with its output."""
     before = format.images(image).nbytes
     total = largest = 0
@@ -148,14 +178,25 @@ def activation_bytes(net: Any, format: Format, image: np.ndarray) -> tuple[int, 
     return total, largest
 
 
-def weight_bytes(net: Any) -> int:
+def weight_bytes(net: Model) -> int:
     """Of the parameters and running statistics, as they are stored."""
     found = {id(a): a.nbytes for a in net.params.values()}
-    if isinstance(net, Model):
-        for layer in named_layers(net).values():
-            if not isinstance(layer, Container):
-                found |= {id(a): a.nbytes for name in layer.buffers if (a := getattr(layer, name)) is not None}
+    for layer in named_layers(net).values():
+        if not isinstance(layer, Container):
+            found |= {id(a): a.nbytes for name in layer.buffers if (a := getattr(layer, name)) is not None}
     return sum(found.values())
+
+
+@contextmanager
+def on_bytes(layer: Any, quantized: Any) -> Iterator[None]:
+    """Inside the block this layer of a float32 network computes as ``quantized``, its counterpart in a quantized one,
+    does: from bytes, with float32 for an output and without a ReLU."""
+    own = copy.copy(quantized)
+    own.relu, own.out_steps = False, None
+    if quantized.out_steps is not None:
+        own.scale = quantized.scale * np.float32(quantized.out_steps.step)
+    with _instead(layer, "forward", own.forward):
+        yield
 
 
 @contextmanager

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-import fastdl
-
 from .. import backend
 from ..bench import machine
 from ..bench.breakdown import counted
@@ -21,6 +19,7 @@ from ..models import Model
 from ..models.catalog import NETWORKS
 from ..network import leaves, sequence
 from ..train import Trainer
+from .binarization import binarize
 from .formats import BINARY, BOOK, INFER, TRAIN, Format, chosen, missing
 from .record import Report, Result
 
@@ -148,7 +147,7 @@ def book_half(plan: Plan) -> Plan:
 def build(plan: Plan, dtype: str, seed: int, binary: bool = False) -> Model:
     """The network of the plan with new weights."""
     net = NETWORKS[plan.network].build(dtype=dtype, seed=seed)
-    return fastdl.binarize(net) if binary else net  # type: ignore[no-any-return]
+    return binarize(net) if binary else net
 
 
 def prepare(plan: Plan, command: list[str], reporter: Reporter) -> Bench:
