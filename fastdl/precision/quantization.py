@@ -12,7 +12,6 @@ computed in float32, from dequantized values.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -92,10 +91,7 @@ def quantize(
     exceed 32 bits, and where nothing would be quantized. ``net`` stays as it is.
     """
     _check(net, calibration, format, method, percentile, first, last)
-    layers = [copy.deepcopy(layer) for layer in net._sequence()]
-    own = Model(np.float32)
-    own.layers = layers
-    own.cast(np.float32)
+    layers = network.sequence(net.astype(np.float32))
     _everywhere(layers, _folded)
     chosen = [layer for layer in network.leaves(layers) if _computes(layer)]
     for keep, at in ((first, 0), (last, -1)):
@@ -309,7 +305,7 @@ def _quantized(layer: Any, x: Steps, out: Steps | None, relu: bool, shape: tuple
     step = np.where(most > 0, most / 127, 1.0)
     weights = np.rint(w / step.reshape(-1, *(1,) * (w.ndim - 1))).astype(np.int8)
     sums = x.step * step
-    limit = 2**31 - 1 - MOST_TERMS * 255 * 127 // 2
+    limit = 2**31 - 1 - 255 * np.abs(weights.astype(np.int64)).reshape(len(w), -1).sum(axis=1)  # the rest of the sum
     bias = None if layer.b is None else np.clip(np.rint(layer.b / sums), -limit, limit).astype(np.int32)
     if bias is None and relu:
         bias = np.zeros(len(w), np.int32)
