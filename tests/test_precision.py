@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import fastdl
+from fastdl.data import load_digits
 from fastdl.layers import Affine, Convolution, Dropout, Pooling, Relu
-from fastdl.models import MLP, Model
+from fastdl.models import MLP, DeepConvNet, Model
 from fastdl.network import Residual, Sequential
 from fastdl.precision import formats, measure, record
 from fastdl.precision.formats import FORMATS
@@ -261,3 +262,43 @@ def test_lists_of_a_training_have_one_length():
     found.formats[0].training = dataclasses.replace(found.formats[0].training, seconds=[1.0])
     with pytest.raises(record.RecordError, match="lists of different lengths"):
         record.from_json(found.to_json())
+
+
+# ---- bytes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """A network of the book with trained weights, images to calibrate with, and others."""
+    (x, t), (x_test, _) = load_digits(flatten=False, dtype=np.float32)
+    net = DeepConvNet(dtype="float32", seed=0)
+    fastdl.train.Trainer(
+        net, x, t, x[:10], t[:10], epochs=2, mini_batch_size=50, optimizer="Adam", optimizer_param={"lr": 0.001},
+        verbose=False, seed=0,
+    ).train()  # fmt: skip
+    return net, x[:200], x_test[:100]
+
+
+def test_the_layers_of_a_quantized_network_are_compared_with_their_counterparts(digits):
+    net, calibration, x = digits
+    double, own = net.astype("float64"), FORMATS["int8"].network(net, calibration)
+    found = {s.layer: s.ratio for s in measure.signals(double, own, (DOUBLE, FORMATS["int8"]), x, lambda n: None)}
+    # A ReLU is its convolution's work; the dropout behind the last dense layer stays.
+    relus, pools = [f"relu{n}" for n in range(1, 8)], [f"pool{n}" for n in range(1, 4)]
+    assert set(found) == {*relus, *pools, "affine2"}
+    # Eight bits are 50 dB where all steps are used; noise adds up over eight layers.
+    assert all(20 < ratio < 60 for ratio in found.values()), found
+
+
+def test_one_layer_on_bytes(digits):
+    net, calibration, x = digits
+    own, layers = FORMATS["int8"].network(net, calibration), measure.named_layers(net)
+    quantized = measure.named_layers(own)
+    with fastdl.inference():
+        wanted = net.predict(x)
+        for name in ("conv1", "conv4", "affine1", "affine2"):
+            with measure.on_bytes(layers[name], quantized[name]):
+                found = net.predict(x)
+            signal, off = measure.noise(wanted, found)
+            assert 25 < record.decibels(signal, off) < 80, name
+        assert np.array_equal(net.predict(x), wanted)

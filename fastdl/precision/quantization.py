@@ -5,9 +5,9 @@ one zero, both found by calibration: the network sees some images, and the range
 useful part of it, is divided into 255 steps. Sums have 32 bits, and the bias is a number of their steps. (Jacob et al.,
 2018, arXiv:1712.05877; for each channel: Krishnamoorthi, 2018, arXiv:1806.08342.)
 
-Between two such layers there are only bytes: a ReLU is part of the layer before it, max pooling works on bytes, and
-dropout does nothing in inference. Batch normalisation behind a layer is folded into its weights. Everything else is
-computed in float32, from dequantized values.
+Between two such layers there are only bytes: a ReLU is part of the layer before it, max pooling works on bytes, and what
+the book's dropout multiplies by in inference is part of the steps. Batch normalisation behind a layer is folded into its
+weights. Everything else is computed in float32, from dequantized values.
 """
 
 from __future__ import annotations
@@ -54,7 +54,9 @@ class QuantizedModel(Model):
 
     def load_params(self, file_name: Any = "params.npz") -> None:
         """Always ``TypeError``: steps and zeros are found by calibration and are in no file."""
-        raise TypeError("an int8 network loads no parameters: load them into the network it was made of and quantize that")
+        raise TypeError(
+            "an int8 network loads no parameters: load them into the network it was made of and quantize that"
+        )
 
 
 def quantize(
@@ -269,8 +271,10 @@ def _converted(row: list[Any], steps: dict[int, Steps], shapes: dict[int, tuple[
             continue
         relu = at < len(row) and fusion.runs(row[at], Relu)
         at += relu
-        between, behind = _bytes_until(row, at)
+        between, kept, behind = _bytes_until(row, at)
         out = steps.get(id(row[behind])) if behind < len(row) else None
+        if out is not None:
+            out = Steps(out.step / kept, out.zero)
         found.append(_quantized(layer, steps[id(layer)], out, relu, shapes[id(layer)]))
         if out is not None:
             found += between
@@ -278,9 +282,11 @@ def _converted(row: list[Any], steps: dict[int, Steps], shapes: dict[int, tuple[
     return found
 
 
-def _bytes_until(row: Sequence[Any], at: int) -> tuple[list[Any], int]:
-    """The poolings of bytes from ``at`` on up to a layer that is none and no dropout, and where that is."""
+def _bytes_until(row: Sequence[Any], at: int) -> tuple[list[Any], float, int]:
+    """The poolings of bytes from ``at`` on up to a layer that is none and no dropout, what the dropouts on the way
+    multiply by, as the book's do in a prediction, and where that layer is."""
     poolings: list[Any] = []
+    kept = 1.0
     while at < len(row) and (fusion.runs(row[at], Pooling) or fusion.runs(row[at], Dropout)):
         layer = row[at]
         at += 1
@@ -291,7 +297,9 @@ def _bytes_until(row: Sequence[Any], at: int) -> tuple[list[Any], int]:
                     ceil_mode=layer.ceil_mode,
                 )
             )  # fmt: skip
-    return poolings, at
+        elif not layer.inverted:
+            kept *= 1.0 - layer.dropout_ratio
+    return poolings, kept, at
 
 
 def _quantized(layer: Any, x: Steps, out: Steps | None, relu: bool, shape: tuple[int, ...]) -> Any:
