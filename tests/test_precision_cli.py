@@ -132,10 +132,10 @@ def test_a_format_that_fails_does_not_take_the_others_with_it(run, monkeypatch, 
 def test_an_interrupt_keeps_what_was_measured(run, monkeypatch, tmp_path, mode, at):
     from fastdl.cli.precision import _Bar
 
-    def begin(self, text, images, original=_Bar.begin):
+    def begin(self, text, *more, original=_Bar.begin):
         if text == at:
             raise KeyboardInterrupt
-        original(self, text, images)
+        original(self, text, *more)
 
     monkeypatch.setattr(_Bar, "begin", begin)
     monkeypatch.setattr(training.Bench, "trainer", _full_precision)

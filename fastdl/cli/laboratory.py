@@ -22,7 +22,7 @@ def compare_formats(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder with MNIST's files. [default: $FASTDL_DATA_DIR, the user's cache, or a download]",
+            help="Folder with MNIST's files. Default: $FASTDL_DATA_DIR, the user's cache, or a download.",
             rich_help_panel="What",
             show_default=False,
         ),
@@ -48,8 +48,8 @@ def compare_formats(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Trained weights for --infer: an .npz file of fastdl, or the book's .pkl. [default: the network is "
-            "trained in float32 first]",
+            help="Trained weights for --infer: an .npz file of fastdl, or the book's .pkl. Without: the network is "
+            "trained in float32 first.",
             rich_help_panel="What",
             show_default=False,
         ),
@@ -69,7 +69,7 @@ def compare_formats(
         int | None,
         typer.Option(
             min=1,
-            help="Times that a training sees each image. [default: 20 for digits, 3 for MNIST]",
+            help="Times that a training sees each image. Default: 20 for digits, 3 for MNIST.",
             rich_help_panel="How",
             show_default=False,
         ),
@@ -95,7 +95,7 @@ def compare_formats(
         int | None,
         typer.Option(
             min=1,
-            help="Threads; no number but the times depends on it. [default: the CPUs this process may use]",
+            help="Threads; no number but the times depends on it. Default: the CPUs of this process.",
             rich_help_panel="How",
             show_default=False,
         ),
@@ -135,11 +135,13 @@ def compare_formats(
 ) -> None:
     """What do fewer bits cost, and what do they bring: a network in every format that fastdl has kernels for.
 
-    With --infer a trained network is run in each format over the test images: accuracy, images that get another class
-    than in float64, signal to noise of each layer, bytes of weights and activations, and time, beside float32 with
-    direct convolutions and beside the fastest float32 there is. With --train it is trained in each format, from
-    several seeds. Cells that begin with ~ are emulated: no instruction of this CPU computes so, and their times mean
-    nothing. Ctrl-C ends early and keeps what was measured.
+    --infer runs a trained network over the test images; --train trains it in each format, from several seeds.
+
+    It reports accuracy, agreement with float64, noise of each layer, bytes, and time beside two kinds of float32.
+
+    Cells that begin with ~ are emulated: no instruction of this CPU computes so, and their times mean nothing.
+
+    Ctrl-C ends early and keeps what was measured.
 
     [bold]fastdl precision deepconvnet --dataset mnist --formats all --html bits.html[/bold]
 

@@ -122,6 +122,7 @@ class _Bar(Reporter):
         self._console, self._json = console, json
         self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
         self._task: Any = None
+        self._unit = ""
 
     def __enter__(self) -> _Bar:
         self._bar.start()
@@ -131,18 +132,18 @@ class _Bar(Reporter):
     def __exit__(self, *exception: object) -> None:
         self._bar.stop()
 
-    def begin(self, text: str, images: int) -> None:
+    def begin(self, text: str, count: int, unit: str = "images") -> None:
         """See ``Reporter``."""
-        self._bar.reset(self._task, total=images, description=text, rate="")
+        self._bar.reset(self._task, total=count, description=text, rate="")
+        self._unit = unit
         if not self._console.is_terminal:
-            self._console.print(f"{text}: {images:,}", markup=False)
+            self._console.print(f"{text}: {count:,} {unit}", markup=False)
 
-    def advance(self, images: int) -> None:
+    def advance(self, count: int) -> None:
         """See ``Reporter``."""
-        self._bar.advance(self._task, images)
-        speed = self._bar.tasks[0].speed
-        if speed:
-            self._bar.update(self._task, rate=f"{speed:,.0f} images/s")
+        self._bar.advance(self._task, count)
+        if speed := self._bar.tasks[0].speed:
+            self._bar.update(self._task, rate=f"{speed:,.0f} {self._unit}/s")
 
     def measured(self, report: Report) -> None:
         """Keeps what there is, whatever happens to the rest."""

@@ -117,7 +117,7 @@ def _time(bench: Bench, networks: dict[str, Model]) -> None:
         participants.append(Participant(DIRECT, direct.call, lambda: backend.conv_algorithm("direct")))
     times: dict[str, list[float]] = {}
     rounds = {p.name: bench.plan.rounds for p in participants}
-    bench.reporter.begin("time", bench.plan.rounds * len(participants))
+    bench.reporter.begin("time", bench.plan.rounds * len(participants), "turns")
     try:
         with backend.inference():
             for number in range(bench.plan.rounds):

@@ -66,10 +66,10 @@ class Plan:
 class Reporter:
     """What a run tells; override what is of interest."""
 
-    def begin(self, text: str, images: int) -> None:
-        """Work on so many images begins."""
+    def begin(self, text: str, count: int, unit: str = "images") -> None:
+        """Work on so many of them begins."""
 
-    def advance(self, images: int) -> None:
+    def advance(self, count: int) -> None:
         """So many of them are done."""
 
     def measured(self, report: Report) -> None:

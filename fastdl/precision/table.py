@@ -82,8 +82,13 @@ def _over_layers(title: str, results: Sequence[Result], texts: Mapping[str, Mapp
 
 
 def _gradients(limits: Sequence[view.Limits]) -> Group:
+    """Of layers with weights; the page has the others, and the biases."""
+    every = dict.fromkeys((h.layer, h.kind) for limit in limits for h in limit.gradients)
+    weighted = {layer for layer, kind in every if kind == "W"}
     rows = []
-    for layer, kind in dict.fromkeys((h.layer, h.kind) for limit in limits for h in limit.gradients):
+    for layer, kind in every:
+        if layer not in weighted or kind not in ("activation", "W"):
+            continue
         row = [layer, "output" if kind == "activation" else kind]
         for limit in limits:
             h = limit.histogram(layer, kind)

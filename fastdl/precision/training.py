@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 from .. import backend
 from ..train import Progress, Trainer
 from . import measure
@@ -29,13 +31,13 @@ def run(bench: Bench) -> None:
     """Fills the results of ``bench``, one training after the other, seed by seed: an interrupt leaves what there is."""
     for seed in range(bench.plan.seeds):
         for format in list(bench.formats):
-            if guarded(bench, format, lambda f, seed=seed: _train(bench, f, seed)):
+            if guarded(bench, format, functools.partial(_train, bench, seed)):
                 bench.reporter.measured(bench.report)
             else:
                 bench.formats.remove(format)
 
 
-def _train(bench: Bench, format: Format, seed: int) -> None:
+def _train(bench: Bench, seed: int, format: Format) -> None:
     result: Result = bench.results[format.name]
     (x, t), epochs = bench.trainings, bench.plan.wanted_epochs
     bench.reporter.begin(f"{format.name}: training {seed + 1} of {bench.plan.seeds}", epochs * len(x))
