@@ -95,6 +95,58 @@ def test_training_in_each_format(run, tmp_path):
     assert ("Gradients other than 0" in out and "± " in out) or "±" in out
 
 
+def test_training_with_fewer_bits(run, tmp_path):
+    path = tmp_path / "a.json"
+    arguments = ("--train", "--seeds", 1, "--formats", "float16,bfloat16,binary,int8", "--json", path)
+    code, out, err = run("precision", "simpleconvnet", *arguments, *SHORT)
+    assert code == 0 and "int8: networks are not trained in it, only run" in err
+    report = record.load(path)
+    half, brain, binary = (report.result(name).training for name in ("float16", "bfloat16", "binary"))
+    _, (x_test, t_test) = load_digits(flatten=False, dtype=np.float32)
+    (x, t), _ = load_digits(flatten=False, dtype=np.float32)
+    trainer = fastdl.train.Trainer(
+        SimpleConvNet(dtype="float32", seed=0), x[:60], t[:60], x_test, t_test, epochs=1, mini_batch_size=30,
+        optimizer="Adam", optimizer_param={"lr": 0.001}, verbose=False, seed=0, precision="float16",
+    )  # fmt: skip
+    trainer.train()
+    assert half.accuracies == [trainer.final_test_acc]
+    assert (half.skipped, half.loss_scale) == ([trainer.skipped_steps], trainer.loss_scale)
+    assert brain.loss_scale is None and binary.loss_scale is None and binary.steps == [2]
+    assert {"bn1"} == {h.layer for h in binary.gradients_last if h.kind == "gamma"}
+    assert "not run: networks are not trained in it" in out
+
+
+def test_weights_of_a_binary_network(run, tmp_path):
+    path = tmp_path / "binary.npz"
+    net = fastdl.binarize(SimpleConvNet(dtype="float32", seed=3))
+    net.save_params(path)
+    arguments = ("--weights", path, "--formats", "float64,float32,binary", "--json", tmp_path / "a.json")
+    code, out, err = run("precision", "simpleconvnet", *arguments, *SHORT)
+    assert code == 0, err
+    assert "float32: these weights are those of a binary network" in err
+    report = record.load(tmp_path / "a.json")
+    assert [r.name for r in report.ran] == ["float64", "binary"]
+    found = report.result("binary").inference
+    _, (x, t) = load_digits(flatten=False, dtype=np.float32)
+    assert found.right == round(60 * net.accuracy(x[:60], t[:60], batch_size=30))
+    assert "conv2d_binary" in {kernel.op for kernel in found.kernels}
+    assert [s.layer for s in found.layers] == list(measure.named_layers(net))
+    assert found.sensitivity == [] and "packed at each call" in out
+
+
+def test_bytes_are_calibrated_on_training_images(run, weights, tmp_path):
+    arguments = ("--weights", weights, "--formats", "int8", "--json", tmp_path / "a.json")
+    code, _, err = run("precision", "simpleconvnet", *arguments, *SHORT)
+    assert code == 0, err
+    found = record.load(tmp_path / "a.json").result("int8").inference
+    (x, _), (x_test, t_test) = load_digits(flatten=False, dtype=np.float32)
+    own = fastdl.quantize(SimpleConvNet(dtype="float32", seed=5), x[: inference.CALIBRATION])
+    assert found.right == round(60 * own.accuracy(x_test[:60], t_test[:60], batch_size=30))
+    assert found.weight_bytes == sum(value.nbytes for value in own.params.values())
+    assert [s.layer for s in found.layers] == ["relu1", "pool1", "relu2", "affine2"]
+    assert [r.layer for r in found.sensitivity] == ["conv1", "affine1", "affine2"]
+
+
 def test_what_cannot_run_is_said_before_any_work(run, monkeypatch, tmp_path):
     begun = []
     monkeypatch.setattr(inference, "run", lambda bench: begun.append([f.name for f in bench.formats]))
