@@ -151,11 +151,13 @@ def test_the_gradient_of_the_scale_is_exact(rng):
 
 @pytest.mark.parametrize("order", ["nchw", "nhwc"])
 def test_many_signs_add_up_exactly(order, rng):
-    """On the convolution that float32 runs on Winograd's kernels, whose sums are not integers by themselves."""
+    """Up to 576 of them, in the memory orders of images and of layers; counted in bits."""
     x = rng.standard_normal((4, 64, 14, 14)).astype(np.float32)
     x = x if order == "nchw" else np.ascontiguousarray(x.transpose(0, 2, 3, 1)).transpose(0, 3, 1, 2)
     W = rng.choice([-1, 1], (32, 64, 3, 3)).astype(np.float32)
-    out = BinaryConvolution(W, None, pad=1).forward(x)
+    with backend.explain() as log:
+        out = BinaryConvolution(W, None, pad=1).forward(x)
+    assert {problem.op for problem, _, _ in log.kernels()} == {"pack_bits", "conv2d_binary"}
     exact = fastdl.functional.conv2d(np.where(x >= 0, 1.0, -1.0), W.astype(np.float64), pad=1).round()
     np.testing.assert_array_equal(out, exact.astype(np.float32))
     assert np.abs(out).max() > 60
@@ -199,7 +201,11 @@ def test_a_layer_is_one_like_any_other(layer, rng):
     assert twin.x is None and twin.dW is None and layer.dW is not None and layer.db is None
     np.testing.assert_array_equal(twin.forward(x), expected)
     with pytest.raises(ValueError, match="takes"):
-        layer.forward(rng.standard_normal((2, 4, 3, 3)))
+        layer.forward(rng.standard_normal((2, 4, 3, 3)))  # as many words as for three channels
+    layer.b = np.zeros(1)
+    with pytest.raises(ValueError, match=r"b must have shape \(2,\)"):
+        layer.forward(x)
+    layer.b = None
     assert layer.forward(np.zeros((0, 3, 3, 3))).shape == (0, *expected.shape[1:])
 
 

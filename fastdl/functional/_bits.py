@@ -131,5 +131,7 @@ def linear_binary(x: ArrayLike, w: ArrayLike, channels: int, scale: ArrayLike | 
     x, w = _typed(x, _WORD, "linear_binary: x"), _typed(w, _WORD, "linear_binary: w")
     if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[1]:
         raise ValueError(f"linear_binary: x must be (M, words) and w (N, words), got {x.shape} and {w.shape}")
+    if not len(x):  # which would be an image without columns
+        return layout((0, len(w)), _SINGLE).empty()
     out: Any = conv2d_binary(x.T[None, :, None, :], w[:, :, None, None], channels, scale)
     return out[0, :, 0].T

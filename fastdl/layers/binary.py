@@ -5,10 +5,10 @@ without scales of the inputs)::
 
     out = conv(sign(x), sign(W)) * scale + b,    scale[k] = mean(|W[k]|),    sign(0) = +1
 
-The sums are integers, and padding adds 0 to them. A sign is differentiated as if it were the number itself, clipped to
--1 ... 1 (the straight-through estimator of Hubara et al. 2016, Binarized Neural Networks, section 1.3): weights and
-inputs beyond get no gradient through it. The derivative of the scale is exact. ``W`` holds the real numbers that
-training changes.
+The sums are counted in bits, and so exact; padding adds 0 to them. A sign is differentiated as if it were the number
+itself, clipped to -1 ... 1 (the straight-through estimator of Hubara et al. 2016, Binarized Neural Networks, section
+1.3): weights and inputs beyond get no gradient through it. The derivative of the scale is exact. ``W`` holds the real
+numbers that training changes.
 """
 
 from __future__ import annotations
@@ -34,11 +34,22 @@ class BinaryConvolution(Convolution):
     def forward(self, x: np.ndarray) -> np.ndarray:
         """(N, C, H, W) -> (N, FN, OH, OW); ``ValueError`` where shapes do not fit."""
         a, w = _operands(self, x)
-        out = F.conv2d(signs(a), signs(w), stride=self.stride, pad=self.pad, dilation=self.dilation, groups=self.groups)
-        np.rint(out, out=out)  # Winograd's sums of integers are integers but for a rounding error
-        out *= prepare(self.scale, out.dtype)[:, None, None]
-        if self.b is not None:
-            out += _call.vector(self.b, len(w), out.dtype, "BinaryConvolution: b", a)[:, None, None]
+        if a.ndim != 4 or a.shape[1] != w.shape[1] * self.groups:
+            raise ValueError(
+                f"BinaryConvolution: W {w.shape} takes (N, {w.shape[1] * self.groups}, H, W), not {x.shape}"
+            )
+        scale = self.scale
+        out = F.conv2d_binary(
+            F.pack_bits(a, groups=self.groups),
+            F.pack_bits(w),
+            w.shape[1],
+            _single(scale, w),
+            stride=self.stride,
+            pad=self.pad,
+            dilation=self.dilation,
+            groups=self.groups,
+        )
+        out = _finished(self, out, scale, a)
         self.x = None if backend.is_inference() else x
         return out
 
@@ -77,10 +88,11 @@ class BinaryAffine(Affine):
         """(N, ...) -> (N, outputs); ``ValueError`` where the sizes do not fit."""
         a, w = _operands(self, x)
         rows = reshaped(a, (len(a), a[0].size if len(a) else len(w)))
-        out = F.linear(signs(rows), signs(w))
-        out *= prepare(self.scale, out.dtype)
-        if self.b is not None:
-            out += _call.vector(self.b, w.shape[1], out.dtype, "BinaryAffine: b", a)
+        if rows.shape[1] != len(w):
+            raise ValueError(f"BinaryAffine: W {w.shape} takes {len(w)} features, x has {rows.shape[1]}")
+        scale = self.scale
+        out = F.linear_binary(F.pack_bits(rows), F.pack_bits(w.T), len(w), _single(scale, w))
+        out = _finished(self, out, scale, a)
         if backend.is_inference():
             self.x = self.original_x_shape = self._original_layout = None
         else:
@@ -134,6 +146,22 @@ def _operands(layer: Any, x: Any) -> tuple[Array, Array]:
 
 def _needed(layer: Any, need_dx: bool) -> tuple[str, ...]:
     return (*(("x",) if need_dx else ()), "w", *(() if layer.b is None else ("b",)))
+
+
+def _single(scale: Array, w: Array) -> Array | None:
+    """What the kernel multiplies its float32 sums by; None in a float64 network, which does that itself."""
+    return None if w.dtype == np.float64 else prepare(scale, np.dtype(np.float32))
+
+
+def _finished(layer: Any, out: Array, scale: Array, x: Array) -> Array:
+    """The kernel's output with the bias, in the dtype of ``x``."""
+    outputs = (slice(None), *(None,) * (out.ndim - 2))
+    if x.dtype == np.float64:
+        out = prepare(out, x.dtype)
+        out *= scale[outputs]
+    if layer.b is not None:
+        out += _call.vector(layer.b, len(scale), x.dtype, f"{type(layer).__name__}: b", x)[outputs]
+    return prepare(out, x.dtype)
 
 
 def _scale(W: Array, axes: tuple[int, ...]) -> Array:
