@@ -117,6 +117,7 @@ def test_info_json(run):
     assert set(found["isa"]["levels"]) == set(registry.LEVELS)
     available = {level for level, state in found["isa"]["levels"].items() if state["available"]}
     assert available == set(registry.available_levels())
+    assert set(found["isa"]["features"]) == set(registry.FEATURES)
     assert found["isa"]["in_use"] == (registry.available_levels()[-1] if COMPILED else None)
     assert found["threads"]["count"] == settings.get_num_threads()
     assert found["backends"]["numpy"]["available"] is True
@@ -130,6 +131,7 @@ def test_info_tells_why_so_many_threads():
     done = subprocess.run([*COMMAND, "info", "--json"], capture_output=True, text=True, check=True, env=environment)
     found = json.loads(done.stdout)
     assert (found["threads"]["count"], found["threads"]["reason"]) == (3, "FASTDL_NUM_THREADS")
+    assert set(found["isa"]["features"]) == set(registry.FEATURES)
     assert found["isa"]["in_use"] == ("baseline" if COMPILED else None)
 
 

@@ -18,10 +18,12 @@ def _isa() -> dict[str, Any]:
 
     levels = {level: registry.level_missing(level) for level in registry.LEVELS}
     usable = [level for level, reason in levels.items() if not reason]
+    features = {row.isa: registry.row_missing(row) for row in registry.TABLE if row.isa in registry.FEATURES}
     cap = registry.LEVELS.index(backend.get_isa())
     return {
         "in_use": next((level for level in reversed(usable) if registry.LEVELS.index(level) <= cap), None),
         "levels": {level: {"available": not reason, "reason": reason} for level, reason in levels.items()},
+        "features": {isa: {"available": not reason, "reason": reason} for isa, reason in features.items()},
         "capped_by_environment": os.environ.get("FASTDL_ISA", ""),
     }
 
@@ -50,7 +52,7 @@ def _versions() -> dict[str, str]:
     from .. import __version__
 
     versions = {"fastdl": __version__, "python": platform.python_version(), "numpy": numpy.__version__}
-    for name, use in (("ml_dtypes", "bfloat16 arrays"), ("numba", "the backend of that name")):
+    for name, use in (("ml_dtypes", "bfloat16 and float8 arrays"), ("numba", "the backend of that name")):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
@@ -147,7 +149,7 @@ def run(as_json: bool) -> None:
     table.add_row("CPU", escape(f"{cpu['model']} ({cpu['architecture']})"))
     table.add_row("features", " ".join(cpu["features"]) or "none that matter here")
     table.add_row("ISA in use", isa["in_use"] or "none: no compiled kernels")
-    for level, state in isa["levels"].items():
+    for level, state in (isa["levels"] | isa["features"]).items():
         text = "[green]built, runs here[/]" if state["available"] else f"[yellow]no[/]: {escape(state['reason'])}"
         table.add_row(f"  {level}", text)
     if isa["capped_by_environment"]:
