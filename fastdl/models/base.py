@@ -188,7 +188,7 @@ class Model:
 
         Running statistics, seeds and masks' counters are copied as they are; activations and gradients are left out.
         """
-        wanted, layers = _dtype(dtype), self._sequence()
+        wanted, layers = float_dtype(dtype, _PARAMETERS), self._sequence()
         known = {id(value): value for value in network.named_params(layers).values()}  # until cast makes new ones
         known |= {id(value): copied(value) for value in network.named_buffers(layers).values()}
         found = copy.deepcopy(self, known)

@@ -130,8 +130,8 @@ def conv2d_forward_float16_sums(
     """conv2d_forward, each product and each partial sum rounded to float16."""
     padded, w, total = _pad(x, problem).astype(np.float16), w.astype(np.float16), np.zeros(out.shape, np.float16)
     with np.errstate(over="ignore", invalid="ignore"):
-        for cs, ks in _groups(problem):
-            for r, s, (rows, columns) in _taps(problem):
+        for cs, ks in groups_of(problem):
+            for r, s, (rows, columns) in taps_of(problem):
                 image = padded[:, cs, rows, columns]
                 for c in range(w.shape[1]):
                     total[:, ks] += image[:, c, None] * w[ks, c, r, s, None, None]
