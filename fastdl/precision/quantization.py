@@ -5,9 +5,9 @@ one zero, both found by calibration: the network sees some images, and the range
 useful part of it, is divided into 255 steps. Sums have 32 bits, and the bias is a number of their steps. (Jacob et al.,
 2018, arXiv:1712.05877; for each channel: Krishnamoorthi, 2018, arXiv:1806.08342.)
 
-Between two such layers there are only bytes: a ReLU is part of the layer before it, max pooling works on bytes, and what
-the book's dropout multiplies by in inference is part of the steps. Batch normalisation behind a layer is folded into its
-weights. Everything else is computed in float32, from dequantized values.
+Between two such layers there are only bytes: a ReLU is part of the layer before it, max pooling works on bytes, and
+what the book's dropout multiplies a prediction by is part of the steps. Batch normalisation behind a layer is folded
+into its weights. Everything else is computed in float32, from dequantized values.
 """
 
 from __future__ import annotations
@@ -81,16 +81,17 @@ def quantize(
     format
         ``"int8"``.
     method
-        How the range of a layer's inputs is found: ``"minmax"`` from the smallest to the largest value; ``"percentile"``
-        without the outermost ``100 - percentile`` per cent of the values on each side (on one side where none is
-        negative); ``"mse"`` the part of it with the least mean squared error, of values clipped and of values rounded.
+        How the range of a layer's inputs is found: ``"minmax"`` from the smallest to the largest value;
+        ``"percentile"`` without the outermost ``100 - percentile`` per cent of the values on each side (on one side
+        where none is negative); ``"mse"`` the part of it with the least mean squared error, of values clipped and of
+        values rounded.
     first, last
         ``"int8"``, or ``"float32"`` to leave the first or the last layer with weights as it is.
     batch_size
         Images of a pass of calibration.
 
-    Raises ``ValueError`` for another format or method, for no images, for a layer without statistics or whose sums could
-    exceed 32 bits, and where nothing would be quantized. ``net`` stays as it is.
+    Raises ``ValueError`` for another format or method, for no images, for a layer without statistics or whose sums
+    could exceed 32 bits, and where nothing would be quantized. ``net`` stays as it is.
     """
     _check(net, calibration, format, method, percentile, first, last)
     layers = network.sequence(net.astype(np.float32))
@@ -149,7 +150,7 @@ def _everywhere(layers: list[Any], change: Callable[[list[Any]], list[Any]]) -> 
     """Replaces each row of layers, also those inside containers, by ``change`` of it, in place."""
     for layer in layers:
         if isinstance(layer, network.Container):
-            rows = layer.branches if hasattr(layer, "branches") else [layer.layers]
+            rows = getattr(layer, "branches", None) or [layer.layers]  # type: ignore[attr-defined]
             for row in rows:
                 _everywhere(row, change)
     layers[:] = change(layers)
@@ -271,10 +272,10 @@ def _converted(row: list[Any], steps: dict[int, Steps], shapes: dict[int, tuple[
             continue
         relu = at < len(row) and fusion.runs(row[at], Relu)
         at += relu
-        between, kept, behind = _bytes_until(row, at)
+        between, factor, behind = _bytes_until(row, at)
         out = steps.get(id(row[behind])) if behind < len(row) else None
-        if out is not None:
-            out = Steps(out.step / kept, out.zero)
+        if out is not None:  # what comes out is multiplied on the way to the layer that counts in these steps
+            out = out._replace(step=out.step / factor)
         found.append(_quantized(layer, steps[id(layer)], out, relu, shapes[id(layer)]))
         if out is not None:
             found += between
@@ -283,23 +284,24 @@ def _converted(row: list[Any], steps: dict[int, Steps], shapes: dict[int, tuple[
 
 
 def _bytes_until(row: Sequence[Any], at: int) -> tuple[list[Any], float, int]:
-    """The poolings of bytes from ``at`` on up to a layer that is none and no dropout, what the dropouts on the way
-    multiply by, as the book's do in a prediction, and where that layer is."""
+    """The poolings of bytes from ``at`` on up to a layer that is none and no dropout, by what the dropouts among them
+    multiply a prediction, and where that layer is."""
     poolings: list[Any] = []
-    kept = 1.0
-    while at < len(row) and (fusion.runs(row[at], Pooling) or fusion.runs(row[at], Dropout)):
-        layer = row[at]
-        at += 1
-        if isinstance(layer, Pooling):
+    factor = 1.0
+    for layer in row[at:]:
+        if fusion.runs(layer, Dropout):
+            factor *= 1.0 if layer.inverted else 1.0 - layer.dropout_ratio
+        elif fusion.runs(layer, Pooling):
             poolings.append(
                 QuantizedPooling(
                     layer.pool_h, layer.pool_w, layer.stride, layer.pad, dilation=layer.dilation,
                     ceil_mode=layer.ceil_mode,
                 )
             )  # fmt: skip
-        elif not layer.inverted:
-            kept *= 1.0 - layer.dropout_ratio
-    return poolings, kept, at
+        else:
+            break
+        at += 1
+    return poolings, factor, at
 
 
 def _quantized(layer: Any, x: Steps, out: Steps | None, relu: bool, shape: tuple[int, ...]) -> Any:
