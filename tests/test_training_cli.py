@@ -62,13 +62,19 @@ def test_the_scale_is_a_choice(run):
         (("--precision", "float16", "--loss-scale", "much"), "--loss-scale is dynamic, a number or none, not 'much'"),
         (("--precision", "float16", "--loss-scale", "-2"), "loss_scale is 'dynamic', a positive number or None"),
         (("--precision", "binary", "--stochastic-rounding"), "go with a precision of float16 or bfloat16"),
-        (("--precision", "float16", "--device", "cuda"), "--precision is for training on the CPU"),
         (("--precision", "float8"), "float8"),
     ],
 )
 def test_mistakes_are_one_line(run, options, message):
     code, out, err = run(*SHORT, *options)
     assert (code, out) == (2, "") and message in err and err.count("\n") == 1
+
+
+def test_on_a_gpu(run, cupy):
+    code, out, err = run(*SHORT, "--precision", "float16", "--device", "cuda")
+    assert (code, out) == (2, "") and "with a loss scale is for training on the CPU" in err and err.count("\n") == 1
+    code, _, err = run(*SHORT, "--precision", "binary", "--device", "cuda")
+    assert code == 2 and "precision='binary' is for training on the CPU, not on 'cuda'" in err
 
 
 @pytest.mark.parametrize("precision", [(), ("--precision", "float16")])
