@@ -29,6 +29,14 @@ ISA_FLAGS = {
     # GCC's default of 256-bit vectors for AVX-512 suits mixed code; kernels run long enough for the full width.
     "v4": ["-march=x86-64-v4", "-mprefer-vector-width=512"],
 }
+# Instructions beyond a level, in modules of their own: (level, flag).
+FEATURE_FLAGS = {
+    "v4bf16": ("v4", "-mavx512bf16"),
+    "v4vnni": ("v4", "-mavx512vnni"),
+    "v4popcnt": ("v4", "-mavx512vpopcntdq"),
+}
+# The folders that have such modules: beside those of the levels, or in their place.
+VARIANTS = {"conv/dot": ["v4bf16"], "conv/int8": ["levels", "v4vnni"], "conv/binary": ["levels", "v4popcnt"]}
 FLAGS = [
     "-O0" if DEBUG else "-O3",
     "-g",
@@ -114,12 +122,20 @@ def extensions() -> list[Extension]:
             else:
                 loud(f"this compiler has no {ISA_FLAGS[isa][0]}: kernels of level {isa} are left out")
 
+    features = []
+    for isa, (level, flag) in FEATURE_FLAGS.items():
+        if level in levels and compiles([*ISA_FLAGS[level], flag], vectors):
+            features.append(isa)
+        elif level in levels:
+            loud(f"this compiler has no {flag}: kernels of level {isa} are left out")
+
     sanitize = ["-fsanitize=address,undefined", "-fno-sanitize-recover=undefined"] if DEBUG else []
     kernels = ROOT / "kernels"
     found: list[Extension] = []
 
     def add(folder: str, module: str, isa: str, include: list[str]) -> None:
         tree = GENERATED / isa
+        level, *feature = FEATURE_FLAGS.get(isa, (isa,))
         # An algorithm's folder sees the headers of its op.
         folders = [folder, *(str(parent) for parent in Path(folder).parents if parent.name)]
         for name in folders:
@@ -130,20 +146,22 @@ def extensions() -> list[Extension]:
         for name in ("_common", *folders):
             for source in sorted((kernels / name).glob("*.[hp]*")):
                 if source.suffix in (".h", ".in"):
-                    generate(source, tree / name / source.name, isa)
+                    generate(source, tree / name / source.name, level)
         headers = [path for name in ("_common", *folders) for path in (tree / name).glob("*.h")]
         # Beside the .pyx, not on Cython's include path: what Cython finds there it puts first on the C compiler's
         # path as well, and one level would be compiled with the headers of another.
-        generate(kernels / "_common" / "kernel.pxi", tree / folder / "kernel.pxi", isa)
+        for name in ("_common", *folders):
+            for source in sorted((kernels / name).glob("*.pxi")):
+                generate(source, tree / folder / source.name, level)
         pyx = tree / folder / f"{module}.pyx"
-        generate(kernels / folder / (module.removesuffix(f"_{isa}") + ".pyx"), pyx, isa)
+        generate(kernels / folder / (module.removesuffix(f"_{isa}") + ".pyx"), pyx, level)
         found.append(
             Extension(
                 f"fastdl.kernels.{folder.replace('/', '.')}.{module}",
                 [str(pyx.relative_to(ROOT))],
                 include_dirs=[*(str(tree / name) for name in ("_common", *folders)), *include],
                 define_macros=macros,
-                extra_compile_args=[*FLAGS, *threads, *ISA_FLAGS[isa], *sanitize],
+                extra_compile_args=[*FLAGS, *threads, *ISA_FLAGS[level], *feature, *sanitize],
                 extra_link_args=[*threads, *sanitize],
                 depends=[str(p) for p in sorted([*tree.glob("_common/*.*"), *headers])],
             )
@@ -155,8 +173,9 @@ def extensions() -> list[Extension]:
         folder = pyx.parent.relative_to(kernels).as_posix()
         if only != [""] and folder not in only:
             continue
-        for isa in levels:
-            add(folder, f"_cython_{isa}", isa, [])
+        for wanted in VARIANTS.get(folder, ["levels"]):
+            for isa in levels if wanted == "levels" else [wanted] if wanted in features else []:
+                add(folder, f"_cython_{isa}", isa, [])
 
     return cythonize(
         found,

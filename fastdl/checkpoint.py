@@ -1,4 +1,5 @@
-"""Checkpoint files: named arrays and one JSON document in an ``.npz`` archive, written whole or not at all."""
+"""Checkpoint files: named arrays and one JSON document in an ``.npz`` archive, written whole or not at all; and what
+puts a Trainer where one was written."""
 
 from __future__ import annotations
 
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from . import _device, network
 from .data.pickles import ArrayFileError, load_arrays, save_arrays
 
 FORMAT = "fastdl checkpoint"
@@ -99,3 +101,62 @@ def differences(mine: Mapping[str, Any], stored: Mapping[str, Any]) -> list[str]
         for name in sorted({*mine, *stored})
         if mine.get(name) != stored.get(name)
     ]
+
+
+class Saved:
+    """A checkpoint's content, taken apart and checked before anything of ``trainer`` is changed."""
+
+    def __init__(self, trainer: Any, document: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+        self.place = {name: document["place"][name] for name in ("current_iter", "current_epoch", "evaluation_due")}
+        self.since = {f"_{name}": document["place"][name] for name in ("seconds", "images", "recorded")}
+        self.history = list(document["history"])
+        self.final_test_acc = document["final_test_acc"]
+        self.counters = list(document["counters"])
+        self.mixed = (
+            None if trainer._mixed is None else {key: document["mixed"][key] for key in trainer._mixed.state_dict()}
+        )
+        self.generator = random_state_from_json(document["generator"])
+        self.numpy_random = random_state_from_json(document["numpy.random"])
+        self.lists = {name: arrays[name].tolist() for name in ("train_loss_list", "train_acc_list", "test_acc_list")}
+        self.order = arrays.get("order")
+        self.params = group("parameter", arrays)
+        self.buffers = group("buffer", arrays)
+        self.optimizer = dict(document["optimizer"])
+        network.check_arrays(self.params, trainer.network.params)
+        for state in trainer.optimizer.states:
+            found = group(f"optimizer.{state}", arrays)
+            if self.optimizer["iter"]:
+                network.check_arrays(found, trainer.network.params)
+            self.optimizer[state] = found or None
+        wanted = set(trainer.optimizer.state_dict())
+        if set(self.optimizer) != wanted or len(self.counters) != len(network.counters(trainer._layers())):
+            raise KeyError("the states of optimizer or dropout are not those of this training")
+        np.random.RandomState().set_state(self.numpy_random)
+        np.random.default_rng().bit_generator.state = self.generator
+
+    def restore(self, trainer: Any) -> None:
+        """Puts the trainer where the checkpoint was written."""
+        layers = trainer._layers()
+        for name, param in trainer.network.params.items():
+            if _device.is_device(param):
+                _device.overwrite(param, self.params[name])
+            else:
+                param[...] = self.params[name]
+        if trainer._device is not None:
+            trainer._device.forget()
+        network.set_buffers(layers, self.buffers)
+        network.set_counters(layers, self.counters)
+        trainer.optimizer.load_state_dict(self.optimizer)
+        if self.mixed is not None:
+            trainer._mixed.load_state_dict(self.mixed)
+        trainer._rng.bit_generator.state = self.generator
+        np.random.set_state(self.numpy_random)
+        trainer.current_iter = self.place["current_iter"]
+        trainer.current_epoch = self.place["current_epoch"]
+        trainer._evaluation_due = self.place["evaluation_due"]
+        for name, value in {**self.since, **self.lists}.items():
+            setattr(trainer, name, value)
+        trainer._order = self.order
+        trainer.history = self.history
+        trainer.final_test_acc = self.final_test_acc
+        trainer.interrupted = False

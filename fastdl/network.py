@@ -53,6 +53,12 @@ def _unpacked(layers: Iterable[Any]) -> Iterator[Any]:
             yield layer
 
 
+def sequence(net: Any) -> list[Any]:
+    """The layers of a model, which are a list or a dict; none of an object that has no ``layers``."""
+    layers = getattr(net, "layers", ())
+    return list(layers.values() if isinstance(layers, Mapping) else layers)
+
+
 def leaves(layers: Iterable[Any]) -> Iterator[Layer]:
     """The layers themselves, those of containers in the place of the container."""
     for layer in layers:
@@ -62,7 +68,7 @@ def leaves(layers: Iterable[Any]) -> Iterator[Layer]:
             yield layer
 
 
-def _numbered(layers: Iterable[Any]) -> Iterator[tuple[Layer, int]]:
+def numbered(layers: Iterable[Any]) -> Iterator[tuple[Layer, int]]:
     """Each layer that has parameters, with its number among the layers with parameters of these names."""
     counts: dict[str, int] = {}
     for layer in leaves(layers):
@@ -74,13 +80,13 @@ def _numbered(layers: Iterable[Any]) -> Iterator[tuple[Layer, int]]:
 
 def named_params(layers: Iterable[Any]) -> dict[str, np.ndarray]:
     """The layers' own arrays (no copies) as W1, b1, ..."""
-    return {f"{name}{n}": value for layer, n in _numbered(layers) for name, value in layer.params.items()}
+    return {f"{name}{n}": value for layer, n in numbered(layers) for name, value in layer.params.items()}
 
 
 def named_grads(layers: Iterable[Any]) -> dict[str, np.ndarray]:
     """The gradients of the last backward pass as W1, b1, ..."""
     grads = {}
-    for layer, n in _numbered(layers):
+    for layer, n in numbered(layers):
         for name, grad in layer.grads.items():
             if grad is None:
                 raise RuntimeError(f"there is no gradient of {name}{n} yet: call backward first")
@@ -92,7 +98,7 @@ def named_buffers(layers: Iterable[Any]) -> dict[str, np.ndarray]:
     """What training changes beside the parameters, and that there is so far: running_mean1, running_var1, ..."""
     return {
         f"{name}{n}": value
-        for layer, n in _numbered(layers)
+        for layer, n in numbered(layers)
         for name in layer.buffers
         if (value := getattr(layer, name)) is not None
     }
@@ -106,8 +112,8 @@ def set_arrays(layers: Iterable[Any], arrays: Mapping[str, np.ndarray], *, copy_
     is missing, has another shape, or is not one of these layers'.
     """
     layers = list(layers)
-    check_arrays(arrays, named_params(layers), [f"{b}{n}" for layer, n in _numbered(layers) for b in layer.buffers])
-    for layer, n in _numbered(layers):
+    check_arrays(arrays, named_params(layers), [f"{b}{n}" for layer, n in numbered(layers) for b in layer.buffers])
+    for layer, n in numbered(layers):
         for name, value in layer.params.items():
             if copy_into and is_device(value):
                 _device.overwrite(value, arrays[f"{name}{n}"])
@@ -120,7 +126,7 @@ def set_arrays(layers: Iterable[Any], arrays: Mapping[str, np.ndarray], *, copy_
 
 def set_buffers(layers: Iterable[Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Gives the layers copies of those of their buffers that ``arrays`` has, where their parameters are."""
-    for layer, n in _numbered(layers):
+    for layer, n in numbered(layers):
         for name in layer.buffers:
             if f"{name}{n}" in arrays:
                 copied = np.array(_device.to_device(arrays[f"{name}{n}"], "cpu"))

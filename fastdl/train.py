@@ -24,11 +24,14 @@ from typing import Any
 
 import numpy as np
 
-from . import _device, checkpoint, network, optim
+from . import _device, checkpoint, network, nonfinite, optim
 from ._steps import DeviceSteps
 from .checkpoint import CheckpointError
+from .layers.binary import binary_weights
+from .mixed import DTYPES, LossScale, MixedPrecision
+from .nonfinite import NonFiniteError
 
-__all__ = ["CheckpointError", "Progress", "Trainer"]
+__all__ = ["CheckpointError", "NonFiniteError", "Progress", "Trainer"]
 
 Schedule = Callable[[float], float]
 
@@ -83,12 +86,27 @@ class Trainer:
         that is known (NaN before), and ``train_loss_list`` lacks them.
     graph : on a GPU, record a step as a CUDA graph and replay it. Where that cannot be done, a ``RuntimeWarning`` says
         why, and so does ``graph_reason``.
+    precision : ``"float16"`` or ``"bfloat16"``: forward and backward passes, and evaluation, run in a copy of the
+        network in that dtype (``net.astype(precision)``); the network's own parameters, float32 or float64, are what
+        the optimizer updates, and what ``net.predict`` uses afterwards. ``"binary"``: for what ``fastdl.binarize``
+        returns, whose binary weights are clipped to -1 ... 1 after each update. On the CPU, with ``"shuffle"``
+        (``"binary"`` with either). See :mod:`fastdl.mixed`.
+    loss_scale : ``"dynamic"``, a number or None (no scale, no look at the gradients), for a precision of 16 bits.
+        ``"auto"``: dynamic for float16, None for bfloat16, whose range is that of float32.
+    stochastic_rounding : round the weights on their way to 16 bits up or down at random, the nearer the likelier.
+
+    A loss, gradient or parameter that is infinite or NaN, and that no dynamic loss scale can help, ends training with
+    ``NonFiniteError``, a ``FloatingPointError`` which names the layer. Bad parameters are not written to a checkpoint.
 
     Attributes
     ----------
     train_loss_list, train_acc_list, test_acc_list : a loss per step, accuracies per epoch.
     history : a dict per epoch: epoch, train_loss (the mean over the steps since the last record), train_accuracy,
-        test_accuracy, seconds (of training, without evaluation), images_per_second.
+        test_accuracy, seconds (of training, without evaluation), images_per_second; with a precision of 16 bits also
+        skipped_steps (of this epoch) and loss_scale.
+    skipped_steps, loss_scale : steps left out so far because gradients overflowed, and the scale now; 0 and None with
+        no precision of 16 bits.
+    binary_weights : the names of the parameters that are clipped, with ``precision="binary"``.
     current_iter, max_iter, iter_per_epoch : steps done, steps in all, steps per epoch.
     current_epoch : epochs evaluated.
     final_test_acc : accuracy on the whole test set after the last step, None before.
@@ -119,6 +137,9 @@ class Trainer:
         settings: Mapping[str, Any] | None = None,
         device: str | None = None,
         graph: bool = True,
+        precision: str | None = None,
+        loss_scale: LossScale = "auto",
+        stochastic_rounding: bool = False,
     ) -> None:
         if sampling not in ("shuffle", "book"):
             raise ValueError(f"sampling must be 'shuffle' or 'book', not {sampling!r}")
@@ -161,11 +182,18 @@ class Trainer:
 
         self._device: DeviceSteps | None = None
         place = getattr(network, "device", "cpu") if device is None else device
+        if precision is not None and _device.parsed(place) is not None:
+            raise ValueError(f"precision={precision!r} is for training on the CPU, not on {place!r}")
         if _device.parsed(place) is not None:
             self._device = DeviceSteps(self, place, graph)
         elif device is not None and getattr(network, "device", "cpu") != "cpu":
             network.to("cpu")
         self._training = False
+        self.precision = precision
+        self._loss_scale = loss_scale
+        self._stochastic_rounding = stochastic_rounding
+        self._mixed = self._mixed_precision()
+        self.binary_weights = binary_weights(network) if precision == "binary" else []
 
         self._rng = np.random.default_rng(seed)
         self._order: np.ndarray | None = None  # of this epoch's images
@@ -175,6 +203,22 @@ class Trainer:
         self._recorded = 0  # steps up to the last record
         self._busy = False  # in the middle of a step, whose state no checkpoint may hold
         self._stop = False  # Ctrl-C came in the middle of a step
+        self._good: tuple[Path, int] | None = None  # the last checkpoint, and its step
+
+    def _mixed_precision(self) -> MixedPrecision | None:
+        if self.precision in DTYPES:
+            if self.sampling != "shuffle":
+                raise ValueError(f"precision={self.precision!r} goes with sampling='shuffle', not {self.sampling!r}")
+            seed = np.random.SeedSequence(self.seed, spawn_key=(1,)) if self._stochastic_rounding else None
+            few = slice(min(2, self.batch_size))
+            return MixedPrecision(
+                self.network, self.precision, self._loss_scale, seed, self.x_train[few], self.t_train[few]
+            )
+        if self.precision not in (None, "binary"):
+            raise ValueError(f"precision must be one of {', '.join(DTYPES)}, binary or None, not {self.precision!r}")
+        if self._loss_scale != "auto" or self._stochastic_rounding:
+            raise ValueError(f"loss_scale and stochastic_rounding go with a precision of {' or '.join(DTYPES)}")
+        return None
 
     # ---- training ---------------------------------------------------------------------------------------------------
 
@@ -204,8 +248,10 @@ class Trainer:
             raise
         finally:
             self._training = False
-            self._read_losses()
-            self.progress.finish(self)
+            try:
+                self._read_losses()
+            finally:
+                self.progress.finish(self)
 
     def train_step(self) -> None:
         """One batch: gradient, update, and the evaluation of the epoch where it is due."""
@@ -237,26 +283,79 @@ class Trainer:
     def _step(self, x: np.ndarray, t: np.ndarray) -> float:
         """Gradient and update; the loss."""
         loss, grads = self._loss_and_gradient(x, t)
+        if loss is not None and not math.isfinite(loss):
+            raise self._failure(f"the loss is {loss}", self.current_iter, x, t)
+        if grads is None:
+            assert self._mixed is not None and loss is not None
+            if not self._mixed.skip():
+                raise self._failure(
+                    f"a gradient is infinite or NaN with loss scale {self.loss_scale}", self.current_iter, x, t
+                )
+            return loss
         self.optimizer.update(self.network.params, grads)
-        return float(self.network.loss(x, t)) if loss is None else loss
+        if self._mixed is not None:
+            self._mixed.updated()
+        for name in self.binary_weights:
+            np.clip(self.network.params[name], -1, 1, out=self.network.params[name])
+        if loss is None:
+            loss = float(self.network.loss(x, t))
+            if not math.isfinite(loss):
+                raise self._failure(f"the loss is {loss}", self.current_iter, x, t)
+        return loss
 
     def _step_on_device(self, device: DeviceSteps, chosen: np.ndarray) -> float:
         """The same on a device; the last loss that is known."""
         first = self.current_iter % int(self.iter_per_epoch) * self.batch_size
         loss = device.step(chosen, self._order if self.sampling == "shuffle" else None, first)
+        known = len(self.train_loss_list)
         if loss is not None:
             device.read_losses()
             self.train_loss_list.append(loss)
         elif not self._training:
             device.read_losses()
+        self._expect_finite_losses(known)
         return self.train_loss_list[-1] if self.train_loss_list else math.nan
 
     def _read_losses(self) -> None:
         """Waits for a device, whose losses are then in ``train_loss_list``."""
         if self._device is not None:
-            begin = time.perf_counter()
+            begin, known = time.perf_counter(), len(self.train_loss_list)
             self._device.read_losses()
             self._seconds += time.perf_counter() - begin
+            self._expect_finite_losses(known)
+
+    # ---- what is not finite -----------------------------------------------------------------------------------------
+
+    def _expect_finite_losses(self, first: int) -> None:
+        """``NonFiniteError`` for a loss of a device, from that of step ``first`` (counted from 0) on."""
+        for step, loss in enumerate(self.train_loss_list[first:], start=first):
+            if not math.isfinite(loss):
+                raise self._failure(f"the loss is {loss}", step)
+
+    def _expect_finite_parameters(self) -> None:
+        if not nonfinite.all_finite(self.network):
+            raise self._failure("parameters are infinite or NaN", self.current_iter - 1)
+
+    def _failure(self, what: str, step: int, x: Any = None, t: Any = None) -> NonFiniteError:
+        """The error of ``step``, counted from 0, which is repeated with ``x`` and ``t`` where they are given."""
+        return nonfinite.error(self._computing(), what, (step + 1, self.max_iter), self._good, x, t)
+
+    @property
+    def skipped_steps(self) -> int:
+        """How many steps were left out because gradients overflowed."""
+        return 0 if self._mixed is None else self._mixed.skipped
+
+    @property
+    def loss_scale(self) -> float | None:
+        """What the loss is multiplied by; None where it is not."""
+        return None if self._mixed is None else self._mixed.scale
+
+    def _computing(self) -> Any:
+        """The network whose passes run, up to date."""
+        if self._mixed is None:
+            return self.network
+        self._mixed.round(self.current_iter)
+        return self._mixed.network
 
     @property
     def graph_reason(self) -> str:
@@ -265,7 +364,7 @@ class Trainer:
 
     def _accuracies(self, n: int | None) -> tuple[float, float]:
         """Of the first ``n`` images of each set."""
-        net, on_device = self.network, self._device
+        net, on_device = self._computing(), self._device
         if on_device is None:
             return float(net.accuracy(self.x_train[:n], self.t_train[:n])), self._test_accuracy(n)
         with on_device.current():
@@ -274,7 +373,7 @@ class Trainer:
 
     def _test_accuracy(self, n: int | None) -> float:
         if self._device is None:
-            return float(self.network.accuracy(self.x_test[:n], self.t_test[:n]))
+            return float(self._computing().accuracy(self.x_test[:n], self.t_test[:n]))
         with self._device.current():
             return float(self.network.accuracy(self._device.x_test[:n], self._device.t_test[:n]))
 
@@ -287,8 +386,12 @@ class Trainer:
             self._order = self._rng.permutation(self.train_size)
         return self._order[first : first + self.batch_size]
 
-    def _loss_and_gradient(self, x: np.ndarray, t: np.ndarray) -> tuple[float | None, Mapping[str, np.ndarray]]:
-        """The gradients, and the loss where it is known before the update and wanted from there."""
+    def _loss_and_gradient(self, x: np.ndarray, t: np.ndarray) -> tuple[float | None, Mapping[str, np.ndarray] | None]:
+        """The gradients (None where they overflowed), and the loss where it is known before the update and wanted from
+        there."""
+        if self._mixed is not None:
+            self._mixed.round(self.current_iter)
+            return self._mixed.loss_and_gradient(x, t)
         combined = getattr(self.network, "loss_and_gradient", None)
         if combined is None or self.sampling == "book":
             return None, self.network.gradient(x, t)
@@ -300,12 +403,13 @@ class Trainer:
         if not self._evaluation_due:
             return
         self._read_losses()
+        self._expect_finite_parameters()
         train_acc, test_acc = self._accuracies(self.evaluate_sample_num_per_epoch)
         self._busy = True
         self.current_epoch += 1
         self.train_acc_list.append(train_acc)
         self.test_acc_list.append(test_acc)
-        record = {
+        record: dict[str, Any] = {
             "epoch": self.current_epoch,
             "train_loss": float(np.mean(self.train_loss_list[self._recorded :])),
             "train_accuracy": train_acc,
@@ -313,6 +417,9 @@ class Trainer:
             "seconds": self._seconds,
             "images_per_second": self._images / self._seconds if self._seconds else 0.0,
         }
+        if self._mixed is not None:
+            record["skipped_steps"] = self.skipped_steps - sum(r["skipped_steps"] for r in self.history)
+            record["loss_scale"] = self.loss_scale
         self.history.append(record)
         self._recorded, self._seconds, self._images = len(self.train_loss_list), 0.0, 0
         self._evaluation_due = self._busy = False
@@ -323,6 +430,7 @@ class Trainer:
             self.save_checkpoint()
 
     def _finish(self) -> None:
+        self._expect_finite_parameters()
         whole = self.evaluate_sample_num_per_epoch is None and self.sampling == "shuffle"
         if whole and self.test_acc_list:
             self.final_test_acc = self.test_acc_list[-1]
@@ -331,6 +439,8 @@ class Trainer:
         if self.verbose:
             print("=============== Final Test Accuracy ===============")
             print(f"test acc:{self.final_test_acc}")
+            if self._mixed is not None:
+                print(f"skipped steps:{self.skipped_steps} of {self.current_iter}, loss scale:{self.loss_scale}")
         if self.output is not None:
             self.save_checkpoint()
 
@@ -361,8 +471,7 @@ class Trainer:
         return None if self.output is None else self.output / CHECKPOINT_NAME
 
     def _layers(self) -> list[Any]:
-        layers = getattr(self.network, "layers", ())
-        return list(layers.values() if isinstance(layers, Mapping) else layers)
+        return network.sequence(self.network)
 
     def _settings(self) -> dict[str, Any]:
         """What has to be the same for a training to go on to the same numbers. The number of epochs may grow."""
@@ -381,6 +490,9 @@ class Trainer:
             **{name: getattr(self.optimizer, name) for name in self.optimizer.numbers},
             "lr": None if schedule else self._initial_lr,
             "schedule": schedule and getattr(schedule, "__qualname__", type(schedule).__qualname__),
+            "precision": self.precision,
+            "loss_scale": None if self._mixed is None else self._loss_scale,
+            "stochastic_rounding": self._stochastic_rounding or None,
             **self.settings,
         }
 
@@ -390,6 +502,7 @@ class Trainer:
         That is: parameters, running statistics, the states of the optimizer and of the generators (this trainer's,
         ``numpy.random``'s global one, seed and step of each dropout), the place in the epoch, what was recorded, and
         the settings. States of layers that are not fastdl's own are not part of it.
+        Raises ``NonFiniteError``, and writes nothing, where a parameter or a loss is infinite or NaN.
         """
         if path is None:
             path = self.checkpoint_path
@@ -397,6 +510,7 @@ class Trainer:
                 raise ValueError("a Trainer without output needs the path of the checkpoint")
             path.parent.mkdir(parents=True, exist_ok=True)
         self._read_losses()
+        self._expect_finite_parameters()
         layers = self._layers()
         numbers: dict[str, Any] = {}
         states: dict[str, np.ndarray] = {}
@@ -420,6 +534,7 @@ class Trainer:
             "final_test_acc": self.final_test_acc,
             "optimizer": numbers,
             "counters": network.counters(layers),
+            "mixed": None if self._mixed is None else self._mixed.state_dict(),
             "generator": checkpoint.random_state_to_json(self._rng.bit_generator.state),
             "numpy.random": checkpoint.random_state_to_json(np.random.get_state(legacy=False)),
         }
@@ -434,6 +549,7 @@ class Trainer:
         if self._order is not None:
             arrays["order"] = self._order
         checkpoint.save_checkpoint(path, document, arrays)
+        self._good = Path(path), self.current_iter
 
     def resume(self, path: str | os.PathLike) -> None:
         """Puts network, optimizer, generators (``numpy.random`` too) and this trainer where the checkpoint was written.
@@ -448,65 +564,13 @@ class Trainer:
             mine = json.loads(json.dumps(self._settings()))
             if found := checkpoint.differences(mine, document["settings"]):
                 raise CheckpointError(f"{name} belongs to a training with other settings: {'; '.join(found)}")
-            saved = _Saved(self, document, arrays)
+            saved = checkpoint.Saved(self, document, arrays)
         except CheckpointError:
             raise
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise CheckpointError(f"{name} is damaged or incomplete: {type(error).__name__}: {error}") from error
         saved.restore(self)
-
-
-class _Saved:
-    """A checkpoint's content, taken apart and checked before anything is changed."""
-
-    def __init__(self, trainer: Trainer, document: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
-        self.place = {name: document["place"][name] for name in ("current_iter", "current_epoch", "evaluation_due")}
-        self.since = {f"_{name}": document["place"][name] for name in ("seconds", "images", "recorded")}
-        self.history = list(document["history"])
-        self.final_test_acc = document["final_test_acc"]
-        self.counters = list(document["counters"])
-        self.generator = checkpoint.random_state_from_json(document["generator"])
-        self.numpy_random = checkpoint.random_state_from_json(document["numpy.random"])
-        self.lists = {name: arrays[name].tolist() for name in ("train_loss_list", "train_acc_list", "test_acc_list")}
-        self.order = arrays.get("order")
-        self.params = checkpoint.group("parameter", arrays)
-        self.buffers = checkpoint.group("buffer", arrays)
-        self.optimizer = dict(document["optimizer"])
-        network.check_arrays(self.params, trainer.network.params)
-        for state in trainer.optimizer.states:
-            found = checkpoint.group(f"optimizer.{state}", arrays)
-            if self.optimizer["iter"]:
-                network.check_arrays(found, trainer.network.params)
-            self.optimizer[state] = found or None
-        wanted = set(trainer.optimizer.state_dict())
-        if set(self.optimizer) != wanted or len(self.counters) != len(network.counters(trainer._layers())):
-            raise KeyError("the states of optimizer or dropout are not those of this training")
-        np.random.RandomState().set_state(self.numpy_random)
-        np.random.default_rng().bit_generator.state = self.generator
-
-    def restore(self, trainer: Trainer) -> None:
-        layers = trainer._layers()
-        for name, param in trainer.network.params.items():
-            if _device.is_device(param):
-                _device.overwrite(param, self.params[name])
-            else:
-                param[...] = self.params[name]
-        if trainer._device is not None:
-            trainer._device.forget()
-        network.set_buffers(layers, self.buffers)
-        network.set_counters(layers, self.counters)
-        trainer.optimizer.load_state_dict(self.optimizer)
-        trainer._rng.bit_generator.state = self.generator
-        np.random.set_state(self.numpy_random)
-        trainer.current_iter = self.place["current_iter"]
-        trainer.current_epoch = self.place["current_epoch"]
-        trainer._evaluation_due = self.place["evaluation_due"]
-        for name, value in {**self.since, **self.lists}.items():
-            setattr(trainer, name, value)
-        trainer._order = self.order
-        trainer.history = self.history
-        trainer.final_test_acc = self.final_test_acc
-        trainer.interrupted = False
+        self._good = Path(path), self.current_iter
 
 
 def _optimizer(

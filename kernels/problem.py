@@ -20,6 +20,8 @@ COMPUTE = {
     "bfloat16": "float32",
     **dict.fromkeys(FLOAT8, "float32"),
 }
+#: The same for arrays that hold no numbers of their own: bytes that stand for numbers, and words of bits.
+_COMPUTE = {**COMPUTE, "uint8": "float32", "uint32": "float32"}
 
 
 class Problem(NamedTuple):
@@ -45,7 +47,7 @@ class Problem(NamedTuple):
     @property
     def compute(self) -> str:
         """Name of the dtype in which sums run."""
-        return COMPUTE[self.storage]
+        return _COMPUTE[self.storage]
 
     def attr(self, name: str) -> Any:
         """The op's own parameter ``name``; ``KeyError`` where it has none."""

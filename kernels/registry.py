@@ -18,6 +18,12 @@ from .problem import FLOAT8, Problem
 
 #: x86-64 psABI levels, lowest first: any CPU; AVX2 + FMA + F16C; AVX-512 F, BW, CD, DQ, VL. Elsewhere only the first.
 LEVELS = ("baseline", "v3", "v4")
+#: Instructions beyond a level that some kernels are compiled for, as modules of their own: level and CPU feature.
+FEATURES = {
+    "v4bf16": ("v4", "avx512_bf16"),
+    "v4vnni": ("v4", "avx512_vnni"),
+    "v4popcnt": ("v4", "avx512_vpopcntdq"),
+}
 #: Of NumPy arrays, and of CuPy arrays: "cuda-emulated" runs the CUDA kernels on a CPU, to prove them where no GPU is.
 HOST_BACKENDS = ("numpy", "cython", "numba")
 CUDA_BACKENDS = ("cuda", "cuda-emulated")
@@ -59,7 +65,7 @@ class Row(NamedTuple):
     direction: str
     backend: str
     algorithm: str
-    isa: str  # a member of LEVELS, or "any"
+    isa: str  # a member of LEVELS or of FEATURES, or "any"
     storage: tuple[str, ...]
     eligible: Callable[[Problem], bool | str]  # True, or the reason why not
     cost: Callable[[Problem, str], float]  # (problem, isa) -> rough ns on one thread; compared within backend and level
@@ -73,6 +79,11 @@ class Row(NamedTuple):
     def label(self) -> str:
         """``backend/algorithm/isa``, as ``explain`` and the tables print it."""
         return f"{self.backend}/{self.algorithm}" + ("" if self.isa == "any" else f"/{self.isa}")
+
+    @property
+    def level(self) -> str:
+        """The ISA level that the row needs, whatever features beyond it."""
+        return FEATURES.get(self.isa, (self.isa,))[0]
 
     @property
     def is_winograd(self) -> bool:
@@ -114,6 +125,12 @@ class Gap(NamedTuple):
 LEFT_OUT: tuple[Gap, ...] = (
     Gap("float8 is an experiment of the compiled kernels", ("numba", *CUDA_BACKENDS), storage=FLOAT8),
     Gap("rounding by chance is an experiment on a CPU", CUDA_BACKENDS, ("cast",), ("stochastic",)),
+    Gap(
+        "bytes and bits are computed on a CPU",
+        CUDA_BACKENDS,
+        ("quantize", "dequantize", "conv2d_int8", "max_pool2d_int8", "pack_bits", "conv2d_binary"),
+    ),
+    Gap("bytes are pooled by the compiled kernels", ("numba",), ("max_pool2d_int8",)),
 )
 
 
@@ -238,6 +255,8 @@ def _rows(
     *,
     suffix: str = "",
     storage: tuple[str, ...] | None = None,
+    levels: tuple[str, ...] = LEVELS,
+    own: bool = False,
     eligible: Callable[[Problem], bool | str] = _always,
     cost: Callable[[Problem, str], float] = _free,
     workspace: Callable[[Problem, str, int], int] = _no_workspace,
@@ -245,21 +264,22 @@ def _rows(
     """The rows of one algorithm at each ISA level, after the reference and those of the other backends where ``folder``
     is the op's own. (What ``LEFT_OUT`` names gets none.)
 
-    ``folder`` is that of the op, or ``"conv.winograd"`` for an algorithm that has a folder of its own in there.
+    ``folder`` is that of the op (``own`` where that lies in another's), or ``"conv.winograd"`` for an algorithm that
+    has a folder of its own in there.
     Functions are called ``<op>_<direction><suffix>``.
     """
     rows = []
     package = f"{__package__}.{folder}"
     for direction in directions.split():
         name = f"{op}_{direction}"
-        if "." not in folder:
+        if own or "." not in folder:
             rows.append(_reference(folder, op, direction, storage))
             rows += _numba(folder, op, direction, storage)
             rows += _cuda(folder, op, direction, algorithm, storage)
         rows += [
             Row(op, direction, "cython", algorithm, isa, _stored(op, direction, storage), eligible, cost, workspace,
                 f"{package}._cython_{isa}:{name}{suffix}")
-            for isa in LEVELS
+            for isa in levels
         ]  # fmt: skip
     return rows
 
@@ -280,12 +300,32 @@ def _conv_rows(
     )  # fmt: skip
 
 
+def _of_words(name: str, op: str, storage: str, feature: str) -> list[Row]:
+    """The rows of a convolution over words that is an op of its own, in a folder of ``conv``."""
+    plan = f".conv.{name}.plan:"
+    return _rows(
+        f"conv.{name}", op, "forward", "words", storage=(storage,), levels=(*LEVELS, feature), own=True,
+        cost=_lazy(plan + "cost"), workspace=_lazy(plan + "workspace"),
+    )  # fmt: skip
+
+
+def _dot_rows(op: str, directions: str) -> list[Row]:
+    """The rows of dot products of bfloat16 pairs."""
+    plan = ".conv.dot.plan:"
+    return _rows(
+        "conv.dot", op, directions, "dot", storage=("bfloat16",), levels=("v4bf16",),
+        eligible=_lazy(plan + "eligible"), cost=_lazy(plan + "cost"), workspace=_lazy(plan + "workspace"),
+    )  # fmt: skip
+
+
 TABLE: tuple[Row, ...] = tuple(
     row
     for rows in (
         _rows("im2col", "im2col", "forward", "gather"),
         _rows("im2col", "col2im", "forward", "gather"),
-        _rows("gemm", "gemm", "forward", "blocked", workspace=_lazy(".gemm.plan:workspace")),
+        _rows("gemm", "gemm", "forward", "blocked", cost=_lazy(".gemm.plan:cost"),
+              workspace=_lazy(".gemm.plan:workspace")),
+        _dot_rows("gemm", "forward"),
         _cuda_tf32("gemm", "gemm", "forward", "blocked"),
         _emulated("gemm", "gemm", "forward", "tf32", "float32", _lazy(".gemm.plan:workspace")),
         _emulated("gemm", "gemm", "forward", "float16_sums", "float16", _lazy(".gemm.plan:workspace")),
@@ -295,6 +335,9 @@ TABLE: tuple[Row, ...] = tuple(
         _emulated("conv", "conv2d", _CONV, "tf32", "float32", _lazy(".conv.plan:workspace")),
         _emulated("conv", "conv2d", "forward", "float16_sums", "float16", _lazy(".conv.plan:workspace")),
         _conv_rows("direct", _CONV),
+        _dot_rows("conv2d", "forward backward_input"),
+        _of_words("int8", "conv2d_int8", "uint8", "v4vnni"),
+        _of_words("binary", "conv2d_binary", "uint32", "v4popcnt"),
         _conv_rows("pointwise", _CONV, storage=("float32", "float64")),
         _conv_rows("small_channel", _CONV),
         _conv_rows("depthwise", _CONV),
@@ -323,6 +366,10 @@ TABLE: tuple[Row, ...] = tuple(
         _rows("loss", "softmax_cross_entropy", "forward backward", "rows", workspace=_lazy(".loss:workspace")),
         _rows("dropout", "dropout", "mask forward", "philox"),
         _rows("cast", "cast", "forward", "elementwise"),
+        _rows("quantize", "quantize", "forward", "elementwise"),
+        _rows("quantize", "dequantize", "forward", "elementwise"),
+        _rows("pool.bytes", "max_pool2d_int8", "forward", "rows", storage=("uint8",), own=True),
+        _rows("bits", "pack_bits", "forward", "words", workspace=_lazy(".bits:workspace")),
         _rows("cast", "cast", "stochastic", "philox", storage=("float16", "bfloat16")),
         _rows("optim", "sgd", "step", "elementwise", storage=("float32", "float64"),
               workspace=_lazy(".optim:workspace")),
@@ -359,6 +406,21 @@ def level_missing(isa: str) -> str:
 
 
 @functools.cache
+def feature_missing(isa: str, target: str) -> str:
+    """Why the row of a member of FEATURES with this target cannot run here; empty where it can."""
+    level, feature = FEATURES[isa]
+    if reason := level_missing(level):
+        return reason
+    from ._common import _runtime
+
+    if not _runtime.cpu_has(feature):
+        return f"this CPU has no {feature}"
+    if importlib.util.find_spec(target.partition(":")[0]) is None:
+        return f"this kernel was not built: the compiler has no {feature}"
+    return ""
+
+
+@functools.cache
 def numba_missing() -> str:
     """Why Numba's rows cannot run here; empty where they can."""
     return "" if importlib.util.find_spec("numba") else 'Numba is not installed: pip install "fastdl[numba]"'
@@ -376,7 +438,9 @@ def row_missing(row: Row) -> str:
     """Why this row cannot run here; empty where it can."""
     if row.backend.startswith("cuda"):
         return cuda_missing(row.backend)
-    return numba_missing() if row.backend == "numba" else level_missing(row.isa)
+    if row.backend == "numba":
+        return numba_missing()
+    return feature_missing(row.isa, row.target) if row.isa in FEATURES else level_missing(row.isa)
 
 
 def available_levels() -> tuple[str, ...]:
@@ -409,7 +473,7 @@ def candidates(
             continue
         if row.backend != backend:
             reason = f"the backend in use is {backend}"
-        elif row.isa != "any" and LEVELS.index(row.isa) > LEVELS.index(cap):
+        elif row.isa != "any" and LEVELS.index(row.level) > LEVELS.index(cap):
             reason = f"the ISA level is capped at {cap}"
         elif missing := row_missing(row):
             reason = missing
@@ -434,7 +498,7 @@ def candidates(
 
 
 def _preference(row: Row, problem: Problem, conv: str) -> tuple[int, bool, float]:
-    level = -LEVELS.index(row.isa) if row.isa != "any" else 0
+    level = -LEVELS.index(row.level) if row.isa != "any" else 0
     return (level, conv == "winograd" and not row.is_winograd, row.cost(problem, row.isa))
 
 

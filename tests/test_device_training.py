@@ -150,6 +150,17 @@ def test_parameters_are_saved_and_loaded(cupy, tmp_path):
     assert third.params["W1"].dtype == np.float32 and type(third.params["W1"]) is cupy.ndarray
 
 
+def test_astype_on_the_device(cupy, data):
+    net = WithNorm().to("cuda")
+    net.loss(fastdl.to_device(data[0], "cuda"), fastdl.to_device(data[1], "cuda"))
+    other, here = net.astype("float32"), copy.deepcopy(net.to("cpu")).astype("float32")
+    assert other.device == "cuda:0" and other.last_layer.loss is None
+    for name, p in other.params.items():
+        assert type(p) is cupy.ndarray and np.array_equal(p.host, here.params[name]), name
+    found = other.layers[1].running_mean
+    assert type(found) is cupy.ndarray and np.array_equal(found.host, net.layers[1].running_mean)
+
+
 # ---- optimizers -----------------------------------------------------------------------------------------------------
 
 

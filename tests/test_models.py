@@ -234,6 +234,31 @@ def test_cast_changes_parameters_and_inputs(dtype, tolerance):
     np.testing.assert_allclose(scores.astype(np.float64), expected, atol=tolerance)
 
 
+@pytest.mark.parametrize("dtype", ["float64", "float32", "float16", "bfloat16"])
+def test_astype_gives_a_copy(dtype):
+    if dtype == "bfloat16":
+        pytest.importorskip("ml_dtypes")
+    net = WithBatchNorm()
+    net.loss(np.random.default_rng(0).random((5, 4)), np.arange(5) % 3)
+    before = {name: p.copy() for name, p in net.params.items()}
+    other = net.astype(dtype)
+    assert type(other) is WithBatchNorm and other.dtype == np.dtype(dtype)
+    assert all(other.layers[i].x is None for i in (0, 2)) and net.layers[0].x is not None, "no activations"
+    for name, p in other.params.items():
+        assert p.dtype == np.dtype(dtype) and not np.may_share_memory(p, net.params[name])
+        np.testing.assert_array_equal(p, before[name].astype(dtype))
+        p[...] = 0
+    assert other.layers[0].W is other.params["W1"]
+    assert (other.layers[3].seed, other.layers[3].step) == (7, 1)
+    norm, mine = other.layers[1], net.layers[1]
+    np.testing.assert_array_equal(norm.running_mean, mine.running_mean)
+    assert norm.running_mean.any() and not np.may_share_memory(norm.running_mean, mine.running_mean)
+    for name, p in net.params.items():
+        np.testing.assert_array_equal(p, before[name])
+    with pytest.raises(TypeError, match="int8"):
+        net.astype("int8")
+
+
 def test_other_dtypes_are_refused():
     with pytest.raises(TypeError, match="int32"):
         SimpleConvNet(dtype="int32")
@@ -333,19 +358,27 @@ def test_a_file_that_does_not_fit_changes_nothing(tmp_path):
         np.testing.assert_array_equal(net.params[name], p)
 
 
-def test_running_statistics_are_saved(tmp_path):
-    class Net(Model):
-        def __init__(self, seed):
-            super().__init__(None)
-            rng = np.random.default_rng(seed)
-            self.layers = [Affine(rng.random((4, 3)), np.zeros(3)), BatchNormalization(np.ones(3), np.zeros(3))]
-            self.last_layer = SoftmaxWithLoss()
-            self.params = named_params(self.layers)
+class WithBatchNorm(Model):
+    """Two Affine layers with a batch normalisation and a dropout between them."""
 
-    net, x = Net(0), np.random.default_rng(1).random((5, 4))
+    def __init__(self, seed=0):
+        super().__init__("float64")
+        rng = np.random.default_rng(seed)
+        self.layers = [
+            Affine(rng.random((4, 3)), np.zeros(3)),
+            BatchNormalization(np.ones(3), np.zeros(3)),
+            Affine(rng.random((3, 3)), np.zeros(3)),
+            Dropout(0.5, seed=7),
+        ]
+        self.last_layer = SoftmaxWithLoss()
+        self.params = named_params(self.layers)
+
+
+def test_running_statistics_are_saved(tmp_path):
+    net, x = WithBatchNorm(0), np.random.default_rng(1).random((5, 4))
     net.gradient(x, np.zeros(5, int))
     net.save_params(tmp_path / "params.npz")
-    other = Net(1)
+    other = WithBatchNorm(1)
     other.load_params(tmp_path / "params.npz")
     np.testing.assert_array_equal(other.predict(x), net.predict(x))
 

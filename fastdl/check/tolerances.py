@@ -46,6 +46,9 @@ Arrays = dict[str, np.ndarray]
 #: factor may be moved where it is small.
 TF32, TF32_ETA = 2.0**-11, 2.0**-137
 
+#: Below this `vdpbf16ps` takes numbers for 0, factors and sums.
+FLUSHED = 2.0**-126
+
 #: Largest errors in units in the last place of the result, of the kernels' functions and of NumPy's.
 ULPS = {"exp": 1.05, "log": 0.9, "tanh": 2.8, "sigmoid": 2.5}
 NUMPY_ULPS = dict.fromkeys(ULPS, 4.0)
@@ -90,6 +93,7 @@ class Habits(NamedTuple):
     cuda: bool = False  # computes with CUDA's functions
     tf32: bool = False  # rounds factors to TF32, which its reference does not
     rounds: bool = False  # as the reference does, after each step
+    flushes: bool = False  # takes subnormal numbers for 0
 
 
 #: Runs the reference in float64 on other inputs: operand name -> array, in and out.
@@ -145,6 +149,11 @@ class Call(NamedTuple):
         )
 
 
+def _most(call: Call) -> float:
+    """The largest finite magnitude among the inputs."""
+    return max(float(np.nanmax(np.abs(v), initial=0.0)) for v in _finite(call.inputs))
+
+
 def _finite(inputs: Arrays) -> list[np.ndarray]:
     return [np.where(np.isfinite(v), v, 0.0) for v in inputs.values() if v.dtype == np.float64]
 
@@ -153,14 +162,17 @@ def _linear(call: Call, terms: int, extra: float = 0.0) -> dict[str, Error]:
     """Sums of ``terms`` products each, and ``extra`` further roundings of the result."""
     (name, expected), *_ = call.expected.items()
     u, eta = call.precision
-    tf32 = call.habits.tf32
+    tf32, flushes = call.habits.tf32, call.habits.flushes
     # Integers of the grid up to 8 are TF32 numbers too.
-    if call.case.values in (EXACT_VALUES if not tf32 else ("integers",)):
+    exact = ("integers",) if tf32 else ("integers", "wide") if flushes else EXACT_VALUES
+    if call.case.values in exact:
         return {name: extra * (u * np.abs(expected) + eta) if extra else 0.0}
     share = lost(terms, expected.size, u, call.habits.blocks) + (1 + extra) * u  # 1: the products
     if tf32:
         share += 2 * TF32 + TF32 * TF32
-        eta += TF32_ETA * max(float(np.nanmax(np.abs(v), initial=0.0)) for v in _finite(call.inputs))
+        eta += TF32_ETA * _most(call)
+    if flushes:  # a factor of each product, and each partial sum
+        eta += FLUSHED * (2 * _most(call) + 1)
     return {name: share * call.magnitudes()[name] + (terms + extra) * eta}
 
 
@@ -498,6 +510,7 @@ _BOUNDS: dict[str, Callable[[Call], dict[str, Error]]] = {
     "softmax_cross_entropy": _softmax_cross_entropy,
     "dropout": _dropout,
     "cast": _exact,
+    **dict.fromkeys(("quantize", "dequantize", "conv2d_int8", "max_pool2d_int8", "pack_bits", "conv2d_binary"), _exact),
     **dict.fromkeys(("sgd", "momentum", "nesterov", "adagrad", "rmsprop", "adam"), _optimizer),
     "unscale": _unscale,
 }
@@ -511,7 +524,7 @@ def habits_of(row: Row) -> Habits:
     blocks = documented.get((row.op, row.direction))
     return Habits(
         numpy, blocks, variant(row) if row.is_winograd else None, cuda,
-        row.arithmetic == "tf32" and not row.is_emulated, row.arithmetic == "float16_sums",
+        row.arithmetic == "tf32" and not row.is_emulated, row.arithmetic == "float16_sums", row.algorithm == "dot",
     )  # fmt: skip
 
 

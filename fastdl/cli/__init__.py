@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from .errors import Interrupted, UserError
+from .errors import Failed, Interrupted, UserError
+from .laboratory import compare_formats
+from .options import AnyBackend, Backend, DataSet, Dtype, Isa, Method, Net, Precision, TrainDtype
 
 app = typer.Typer(
     name="fastdl",
@@ -25,76 +26,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Dtype(StrEnum):
-    """Storage dtypes."""
-
-    float32 = "float32"
-    float64 = "float64"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-
-
-class TrainDtype(StrEnum):
-    """What parameters may be."""
-
-    float32 = "float32"
-    float64 = "float64"
-
-
-class Backend(StrEnum):
-    """Backends of the registry."""
-
-    numpy = "numpy"
-    cython = "cython"
-    numba = "numba"
-    cuda = "cuda"
-    cuda_emulated = "cuda-emulated"
-
-
-class AnyBackend(StrEnum):
-    """Backends of NumPy arrays that a call may ask for."""
-
-    auto = "auto"
-    numpy = "numpy"
-    cython = "cython"
-    numba = "numba"
-
-
-class Isa(StrEnum):
-    """ISA levels."""
-
-    baseline = "baseline"
-    v3 = "v3"
-    v4 = "v4"
-
-
-class DataSet(StrEnum):
-    """Data sets."""
-
-    digits = "digits"
-    mnist = "mnist"
-
-
-class Net(StrEnum):
-    """Networks for digits."""
-
-    deepconvnet = "deepconvnet"
-    simpleconvnet = "simpleconvnet"
-    lenet = "lenet"
-    mlp = "mlp"
-
-
-class Method(StrEnum):
-    """Optimizers."""
-
-    sgd = "sgd"
-    momentum = "momentum"
-    nesterov = "nesterov"
-    adagrad = "adagrad"
-    rmsprop = "rmsprop"
-    adam = "adam"
 
 
 def _version(show: bool) -> None:
@@ -246,6 +177,33 @@ def train(
     dtype: Annotated[
         TrainDtype, typer.Option(help="Of images, parameters and computation.", rich_help_panel="How")
     ] = TrainDtype.float32,
+    precision: Annotated[
+        Precision | None,
+        typer.Option(
+            help="float16, bfloat16: run layers in 16 bits and update parameters of --dtype; gradients that overflow "
+            "cost a step. binary: weights and activations of one bit, but in the first and the last layer, with batch "
+            "normalisation in front. [default: that of --dtype]",
+            rich_help_panel="How",
+            show_default=False,
+        ),
+    ] = None,
+    loss_scale: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SCALE",
+            help="With 16 bits: dynamic, a number or none. [default: dynamic for float16, none for bfloat16]",
+            rich_help_panel="How",
+            show_default=False,
+        ),
+    ] = None,
+    stochastic_rounding: Annotated[
+        bool,
+        typer.Option(
+            "--stochastic-rounding",
+            help="With 16 bits: round the weights up or down at random, the nearer the likelier.",
+            rich_help_panel="How",
+        ),
+    ] = False,
     backend: Annotated[
         AnyBackend, typer.Option(help="auto: compiled kernels where they are built.", rich_help_panel="How")
     ] = AnyBackend.auto,
@@ -315,6 +273,9 @@ def train(
             weight_decay=weight_decay,
             seed=seed,
             dtype=dtype.value,
+            precision=None if precision is None else precision.value,
+            loss_scale=loss_scale,
+            stochastic_rounding=stochastic_rounding,
             backend=backend.value,
             threads=threads,
             device=device,
@@ -461,6 +422,9 @@ def bench(
     command.run(plan, json, html, pictures)
 
 
+app.command(name="precision")(compare_formats)
+
+
 @app.command(name="profile", context_settings={"allow_interspersed_args": False})
 def profile_script(
     script: Annotated[str, typer.Argument(metavar="SCRIPT", show_default=False, help="The Python script to run.")],
@@ -500,7 +464,7 @@ def _usage_error() -> type[Exception]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs the command line and exits with its code: 0, 1 (a check failed), 2 (a mistake of the user), 130 (Ctrl-C)."""
+    """Runs the command line and exits with its code: 0, 1 (a failure), 2 (a mistake of the user), 130 (Ctrl-C)."""
     code: Any = 0
     try:
         code = app(args=None if arguments is None else list(arguments), prog_name="fastdl", standalone_mode=False)
@@ -508,6 +472,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise KeyboardInterrupt
     except UserError as error:
         code = _complain(str(error))
+    except Failed as error:
+        print(f"fastdl: error: {error}", file=sys.stderr)
+        code = 1
     except Interrupted as stop:
         print(f"fastdl: {stop}", file=sys.stderr)
         code = 130

@@ -10,6 +10,10 @@ class UserError(Exception):
     """A mistake of the user or a lack of the machine: one line, exit code 2."""
 
 
+class Failed(Exception):
+    """Work that went wrong, through no mistake on the command line: one line, exit code 1."""
+
+
 class Interrupted(Exception):
     """Ctrl-C, with what the user should know about it."""
 

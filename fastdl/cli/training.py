@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .._files import replacing
-from .errors import Interrupted, UserError, user_errors
+from .errors import Failed, Interrupted, UserError, user_errors
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,6 +37,9 @@ class Options(NamedTuple):
     weight_decay: float
     seed: int
     dtype: str
+    precision: str | None
+    loss_scale: str | None
+    stochastic_rounding: bool
     backend: str
     threads: int | None
     device: str
@@ -59,6 +62,8 @@ def run(options: Options) -> None:
         raise UserError("--lr and --weight-decay must be finite numbers")
     if options.tf32 and (options.device == "cpu" or options.dtype != "float32"):
         raise UserError("--tf32 goes with --device cuda and --dtype float32: nothing else has TF32")
+    if options.precision is not None and options.device != "cpu":
+        raise UserError("--precision is for training on the CPU")
     if options.data_dir is not None and options.dataset != "mnist":
         raise UserError("--data-dir is for --dataset mnist: the digits are inside the package")
     if options.resume and options.output is None:
@@ -80,7 +85,8 @@ def _train(options: Options) -> None:
     from .. import backend
     from ..data import load_dataset
     from ..models.catalog import NETWORKS
-    from ..train import Trainer
+    from ..precision.binarization import binarize
+    from ..train import NonFiniteError, Trainer
 
     with user_errors(OSError, ValueError):
         data = load_dataset(options.dataset, dtype=options.dtype, data_dir=options.data_dir)
@@ -91,7 +97,9 @@ def _train(options: Options) -> None:
                 raise UserError(f"{options.output} cannot be written to")
     network = NETWORKS[options.model].build(dtype=options.dtype, seed=options.seed)
     report = _Report(options)
-    with user_errors(ValueError, RuntimeError, MemoryError):
+    with user_errors(ValueError, TypeError, RuntimeError, MemoryError):
+        if options.precision == "binary":
+            network = binarize(network)
         trainer = Trainer(
             network,
             data.x_train,
@@ -110,6 +118,9 @@ def _train(options: Options) -> None:
             settings={"dataset": options.dataset},
             device=options.device,
             graph=options.graph,
+            precision=options.precision,
+            loss_scale=_loss_scale(options.loss_scale),
+            stochastic_rounding=options.stochastic_rounding,
         )
     if options.resume:
         assert trainer.checkpoint_path is not None
@@ -124,9 +135,22 @@ def _train(options: Options) -> None:
     except KeyboardInterrupt:
         report.save(trainer)
         raise Interrupted(_how_to_go_on(options, trainer)) from None
+    except NonFiniteError as error:
+        raise Failed(str(error)) from error
     with user_errors(OSError):
         report.save(trainer)
     report.end(trainer)
+
+
+def _loss_scale(text: str | None) -> float | str | None:
+    if text is None or text == "dynamic":
+        return text or "auto"
+    if text == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"--loss-scale is dynamic, a number or none, not {text!r}") from None
 
 
 def _how_to_go_on(options: Options, trainer: Trainer) -> str:
@@ -198,8 +222,11 @@ class _Report:
         if self._silent:
             return
         weights = sum(p.size for p in trainer.network.params.values())
+        kind = o.dtype if o.precision is None else f"{o.dtype}, computed in {o.precision}"
+        if o.precision == "binary":
+            kind = f"{o.dtype}, {sum(trainer.network.params[name].size for name in trainer.binary_weights):,} binary"
         self.console.print(
-            f"[bold]{type(trainer.network).__name__}[/] ({weights:,} parameters, {o.dtype}) on {o.dataset}: "
+            f"[bold]{type(trainer.network).__name__}[/] ({weights:,} parameters, {kind}) on {o.dataset}: "
             f"{training:,} training images, {test:,} to test; {o.epochs} epochs, batches of {o.batch_size}, "
             f"{o.optimizer} with lr {o.lr:g}" + (f", on {trainer.network.device}" if o.device != "cpu" else ""),
             soft_wrap=True,
@@ -225,7 +252,7 @@ class _Report:
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(),
             TextColumn("{task.completed}/{task.total} steps"),
-            TextColumn("{task.fields[rate]:,.0f} images/s  loss {task.fields[loss]:.4f}"),
+            TextColumn("{task.fields[rate]:,.0f} images/s  loss {task.fields[loss]:.4f}{task.fields[skipped]}"),
             TimeRemainingColumn(),
             # On one terminal the lines of the epochs must pass through the bar, or they end up inside it.
             console=self.console if sys.stdout.isatty() else self.errors,
@@ -240,6 +267,7 @@ class _Report:
             epochs=trainer.epochs,
             rate=0.0,
             loss=0.0,
+            skipped=_skipped(trainer),
         )
         self._bar.start()
         # The kernels of one step are those of every step: only the size of an epoch's last batch is another one.
@@ -260,6 +288,7 @@ class _Report:
                 epoch=min(trainer.current_epoch + 1, trainer.epochs),
                 rate=self._steps * trainer.batch_size / self._seconds,
                 loss=loss,
+                skipped=_skipped(trainer),
             )
 
     def _close_log(self) -> None:
@@ -309,6 +338,8 @@ class _Report:
             "best_test_accuracy": max((record["test_accuracy"] for record in history), default=None),
             "seconds": seconds,
             "images_per_second": images / seconds if seconds else None,
+            "skipped_steps": trainer.skipped_steps,
+            "loss_scale": trainer.loss_scale,
             "graph": trainer.graph_reason if trainer.graph_reason else "used",
             "kernels": self.kernels,
         }
@@ -343,6 +374,7 @@ class _Report:
         text = f"test accuracy [bold]{accuracy:.2%}[/]"
         if rate:
             text += f", {rate:,.0f} images/s in training, {metrics['seconds']:.1f} s"
+        text += _skipped(trainer).replace("  ", "; ")
         if self.options.output is not None:
             text += f"; metrics.json, params.npz and curve.png are in {self.options.output}"
         self.console.print(text, soft_wrap=True)
@@ -356,3 +388,10 @@ class _Report:
         for kernel in self.kernels:
             table.add_row(kernel["op"], kernel["direction"], kernel["kernel"], str(kernel["calls_per_step"]))
         self.console.print(table)
+
+
+def _skipped(trainer: Trainer) -> str:
+    """What the steps that were left out are worth saying."""
+    if trainer.loss_scale is None:
+        return ""
+    return f"  {trainer.skipped_steps} steps skipped, loss scale {trainer.loss_scale:g}"

@@ -14,6 +14,8 @@ in CUDA memory, such as torch tensors) on their GPU, without waiting for it. Lis
 
 from __future__ import annotations
 
+from ._bits import conv2d_binary, linear_binary, pack_bits
+from ._bytes import conv2d_int8, dequantize, linear_int8, max_pool2d_int8, quantize
 from ._conv import col2im, conv2d, conv2d_backward, im2col
 from ._linear import linear, linear_backward
 from ._loss import softmax, softmax_backward, softmax_cross_entropy, softmax_cross_entropy_backward
@@ -63,6 +65,9 @@ __all__ = [
     "concat_backward",
     "conv2d",
     "conv2d_backward",
+    "conv2d_binary",
+    "conv2d_int8",
+    "dequantize",
     "dropout",
     "dropout_mask",
     "global_avg_pool2d",
@@ -70,10 +75,15 @@ __all__ = [
     "im2col",
     "linear",
     "linear_backward",
+    "linear_binary",
+    "linear_int8",
     "local_response_norm",
     "local_response_norm_backward",
     "max_pool2d",
     "max_pool2d_backward",
+    "max_pool2d_int8",
+    "pack_bits",
+    "quantize",
     "relu",
     "relu6",
     "relu6_backward",

@@ -6,6 +6,7 @@ memory order and pass channels-last memory on.
 
 from .activation import Relu, Relu6, Sigmoid, Tanh
 from .base import Layer
+from .binary import BinaryAffine, BinaryConvolution
 from .conv import Convolution
 from .dense import Affine
 from .dropout import Dropout
@@ -17,6 +18,8 @@ __all__ = [
     "Affine",
     "AveragePooling",
     "BatchNormalization",
+    "BinaryAffine",
+    "BinaryConvolution",
     "Convolution",
     "Dropout",
     "Layer",

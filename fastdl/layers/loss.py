@@ -11,6 +11,7 @@ from .._array import empty, is_device, prepare, reshaped
 from ..functional import _call, _loss
 from ..kernels.device import _cuda as kernels
 from .base import Layer
+from .dropout import scaled
 
 
 class SoftmaxWithLoss(Layer):
@@ -21,6 +22,8 @@ class SoftmaxWithLoss(Layer):
     argument and returns the gradient of the loss without the 1e-7, (y - t) / N. ``functional.softmax_cross_entropy``
     has the exact loss.
 
+    ``gradient_scale`` multiplies the gradient before it is rounded to the scores' dtype, for mixed precision.
+
     ``loss`` (float64), ``y`` (the softmax, float32 for scores of less precision) and ``t`` belong to the last forward
     pass. On a device the loss is a CuPy array without dimensions.
     """
@@ -28,6 +31,7 @@ class SoftmaxWithLoss(Layer):
     activations = ("y", "t", "_labels", "_dtype")
 
     def __init__(self) -> None:
+        self.gradient_scale = 1.0
         self.loss: Any = None
         self.y: np.ndarray | None = None
         self.t: np.ndarray | None = None
@@ -73,15 +77,20 @@ class SoftmaxWithLoss(Layer):
 
     def backward(self, dout: float = 1) -> np.ndarray:
         """The gradient of the loss by the scores, (N, classes) in their dtype; ``dout`` is ignored."""
+        scale = self.gradient_scale
         y, t, labels = self._kept(self.y), self._kept(self.t), self._kept(self._labels)
         if t.size == labels.size:
-            return _loss.cross_entropy_rows_backward(y, labels, 1.0, self._kept(self._dtype))
+            return _loss.cross_entropy_rows_backward(y, labels, scale, self._kept(self._dtype))
         if is_device(y):
-            dx = empty(y.shape, self._kept(self._dtype), on=y)
+            dx = empty(y.shape, y.dtype if scale != 1 else self._kept(self._dtype), on=y)
             kernels.book_gradient(y, prepare(reshaped(t, y.shape), y.dtype), dx)
-            return dx
+            return dx if scale == 1 else prepare(scaled(dx, scale), self._kept(self._dtype))
         # Rows of t need not be one-hot here: the book's gradient is (y - t) / N for whatever they hold.
-        return ((y - t.reshape(y.shape)) / y.dtype.type(len(y) or 1)).astype(self._dtype, copy=False)
+        count = y.dtype.type((len(y) or 1) / scale)
+        return ((y - t.reshape(y.shape)) / count).astype(self._dtype, copy=False)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"loss": None}
 
 
 def _labels(x: np.ndarray, t: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import _device, backend, functional, network
-from .._array import as_array, empty, float_dtype, is_device, prepare, zeros
+from .._array import as_array, copied, empty, float_dtype, is_device, prepare, zeros
 from ..data.pickles import load_arrays, save_arrays
 from ..functional._loss import device_labels
 from ..kernels.device import _cuda as kernels
@@ -55,7 +56,7 @@ class Model:
         self.params = network.named_params(self._sequence())
 
     def _sequence(self) -> list[Any]:
-        return list(self.layers.values() if isinstance(self.layers, Mapping) else self.layers)
+        return network.sequence(self)
 
     @property
     def _parameter_dtype(self) -> np.dtype:
@@ -181,6 +182,18 @@ class Model:
         layers = self._sequence()
         cast = {name: _cast(value, self.dtype) for name, value in network.named_params(layers).items()}
         self.set_params(cast)
+
+    def astype(self, dtype: DTypeLike) -> Self:
+        """A copy of the network as :meth:`cast` would make it, which shares no array with this one.
+
+        Running statistics, seeds and masks' counters are copied as they are; activations and gradients are left out.
+        """
+        wanted, layers = float_dtype(dtype, _PARAMETERS), self._sequence()
+        known = {id(value): value for value in network.named_params(layers).values()}  # until cast makes new ones
+        known |= {id(value): copied(value) for value in network.named_buffers(layers).values()}
+        found = copy.deepcopy(self, known)
+        found.cast(wanted)
+        return found
 
     def save_params(self, file_name: str | os.PathLike = "params.npz") -> None:
         """Writes parameters and running statistics as an ``.npz`` archive, whole or not at all.

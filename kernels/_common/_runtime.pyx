@@ -41,6 +41,7 @@ cdef extern from "pool.h":
     void *fd_release
     int fd_pool_init()
     int fd_cpu_level()
+    int fd_cpu_has(const char *feature)
     size_t fd_in_use, fd_peak, fd_reserved
 
 cdef extern from *:
@@ -121,6 +122,11 @@ _api = PyCapsule_New(&_functions, FD_CAPSULE, NULL)
 def cpu_level():
     """The highest member of ``registry.LEVELS`` that this CPU and operating system support."""
     return ("baseline", "v3", "v4")[fd_cpu_level()]
+
+
+def cpu_has(feature):
+    """Whether this CPU has a feature that ``registry.FEATURES`` names."""
+    return fd_cpu_has(feature.encode()) != 0
 
 
 def build_info():

@@ -351,4 +351,16 @@ static int fd_cpu_level(void) {
 static int fd_cpu_level(void) { return 0; }
 #endif
 
+/* Whether the CPU has a feature beyond its level, by the name that Linux shows. */
+static int fd_cpu_has(const char *feature) {
+#if defined(__x86_64__)
+    unsigned a, b, c, d, a1, b1, c1, d1;
+    if (fd_cpu_level() < 2 || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return 0;
+    if (!strcmp(feature, "avx512_vnni")) return (c >> 11) & 1;
+    if (!strcmp(feature, "avx512_vpopcntdq")) return (c >> 14) & 1;
+    if (!strcmp(feature, "avx512_bf16")) return a >= 1 && __get_cpuid_count(7, 1, &a1, &b1, &c1, &d1) && ((a1 >> 5) & 1);
+#endif
+    return feature == NULL; /* another name */
+}
+
 #endif

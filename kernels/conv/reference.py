@@ -17,7 +17,7 @@ def _pad(x: np.ndarray, problem: Problem) -> np.ndarray:
     return np.pad(x.astype(problem.compute), ((0, 0), (0, 0), (top, bottom), (left, right)))
 
 
-def _taps(problem: Problem) -> Iterator[tuple[int, int, tuple[slice, slice]]]:
+def taps_of(problem: Problem) -> Iterator[tuple[int, int, tuple[slice, slice]]]:
     """(r, s, slices of the padded input that tap (r, s) multiplies) for every tap, in row-major order."""
     (oh, ow), (sh, sw), (dh, dw) = problem.grid(), problem.stride, problem.dilation
     kh, kw = problem.shapes[1][2:]
@@ -28,7 +28,7 @@ def _taps(problem: Problem) -> Iterator[tuple[int, int, tuple[slice, slice]]]:
             yield r, s, (rows, columns)
 
 
-def _groups(problem: Problem) -> Iterator[tuple[slice, slice]]:
+def groups_of(problem: Problem) -> Iterator[tuple[slice, slice]]:
     """(input channels, output channels) of each group."""
     k, c = problem.shapes[1][:2]
     k //= problem.groups
@@ -42,8 +42,8 @@ def conv2d_forward(
     """out = f(correlation of x with w, + b)."""
     padded, w = _pad(x, problem), w.astype(problem.compute)
     total = np.zeros(out.shape, problem.compute)
-    for cs, ks in _groups(problem):
-        for r, s, (rows, columns) in _taps(problem):
+    for cs, ks in groups_of(problem):
+        for r, s, (rows, columns) in taps_of(problem):
             # (k, c) x (n, c, i, j) -> (k, n, i, j)
             product = np.tensordot(w[ks, :, r, s], padded[:, cs, rows, columns], (1, 1))
             total[:, ks] += product.transpose(1, 0, 2, 3)
@@ -77,8 +77,8 @@ def conv2d_backward_input(
     (n, c, h, width), (top, bottom, left, right) = problem.shapes[0], problem.pads
     padded = np.zeros((n, c, h + top + bottom, width + left + right), problem.compute)
     dout, w = dout.astype(problem.compute), w.astype(problem.compute)
-    for cs, ks in _groups(problem):
-        for r, s, (rows, columns) in _taps(problem):
+    for cs, ks in groups_of(problem):
+        for r, s, (rows, columns) in taps_of(problem):
             # (k, c) x (n, k, i, j) -> (c, n, i, j)
             product = np.tensordot(w[ks, :, r, s], dout[:, ks], (0, 1))
             padded[:, cs, rows, columns] += product.transpose(1, 0, 2, 3)
@@ -90,8 +90,8 @@ def conv2d_backward_input(
 def conv2d_backward_weight(problem: Problem, dout: np.ndarray, x: np.ndarray, dw: np.ndarray, threads: int) -> None:
     """dw = correlation of x with dout."""
     padded, dout = _pad(x, problem), dout.astype(problem.compute)
-    for cs, ks in _groups(problem):
-        for r, s, (rows, columns) in _taps(problem):
+    for cs, ks in groups_of(problem):
+        for r, s, (rows, columns) in taps_of(problem):
             dw[ks, :, r, s] = np.tensordot(dout[:, ks], padded[:, cs, rows, columns], ((0, 2, 3), (0, 2, 3)))
 
 
@@ -130,8 +130,8 @@ def conv2d_forward_float16_sums(
     """conv2d_forward, each product and each partial sum rounded to float16."""
     padded, w, total = _pad(x, problem).astype(np.float16), w.astype(np.float16), np.zeros(out.shape, np.float16)
     with np.errstate(over="ignore", invalid="ignore"):
-        for cs, ks in _groups(problem):
-            for r, s, (rows, columns) in _taps(problem):
+        for cs, ks in groups_of(problem):
+            for r, s, (rows, columns) in taps_of(problem):
                 image = padded[:, cs, rows, columns]
                 for c in range(w.shape[1]):
                     total[:, ks] += image[:, c, None] * w[ks, c, r, s, None, None]

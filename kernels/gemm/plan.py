@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import NamedTuple
 
-from .._common.tiling import itemsize, panel_width
+from .._common.tiling import itemsize, macs_per_ns, panel_width
 from ..problem import Problem
 
 #: Up to so many rows of a, b is read in place.
@@ -53,3 +53,9 @@ def workspace(problem: Problem, isa: str, threads: int) -> int:
     turned = kc * (THIN + wide) + nc * (THIN + wide + 1) if mc <= THIN else 0  # gemm_thin_task
     blocks = mc * (kc + 16) + (mc + 16) * kc + kc * nc + mc * nc + turned
     return threads * (blocks * size + 4 * 128) + n * size + 128
+
+
+def cost(problem: Problem, isa: str) -> float:
+    """Rough nanoseconds of one thread: the products, and 0.15 for each element of b, packed."""
+    (m, k), (_, n) = problem.shapes
+    return m * k * n / macs_per_ns(isa, problem.compute) + 0.15 * k * n

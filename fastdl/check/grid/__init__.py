@@ -19,6 +19,20 @@ from .elements import (
     unscale,
     unscale_axes,
 )
+from .fewer_bits import (
+    binary_axes,
+    byte_window_axes,
+    byte_windows,
+    conv_binary,
+    conv_int8,
+    dequantize,
+    int8_axes,
+    pack,
+    pack_axes,
+    quantize,
+    quantize_axes,
+    words,
+)
 from .products import conv, conv_axes, gemm, gemm_axes
 from .rows import (
     batch_axes,
@@ -102,6 +116,13 @@ _LARGE_CONV = (
 )
 #: what the depthwise strips are for
 _STRIPS = "kernel=3x3,groups=depth,dilation=1x1,pads=1x1x1x1,order=nhwc,out_order=nhwc"
+#: several blocks of channels, several chunks, several panels
+_LARGE_WORDS = (
+    "size=3x14x13,channels=300x70,kernel=3x3,pads=1x1x1x1,stride=1x1,dilation=1x1,order=nhwc,out_order=nhwc,w_order=nhwc",
+    "size=2x41x60,channels=33x40,kernel=3x3,pads=2x1x0x3,stride=2x1,dilation=1x1,order=nhwc,out_order=nchw",
+    "size=1x1x300,channels=4100x33,kernel=1x1,order=nhwc,out_order=nhwc,groups=1,pads=0x0x0x0,stride=1x1,dilation=1x1",
+    "size=2x20x33,channels=40x64,kernel=3x3,pads=2x2x2x2,stride=1x1,dilation=2x2,order=nhwc,out_order=nhwc,groups=2",
+)
 _LARGE_PARAMETERS = ("shapes=400x500+1+33x3x3x3,order=nchw", "shapes=300x301+77,order=gaps,values=small")
 
 SPECS: dict[str, Spec] = {
@@ -193,6 +214,14 @@ SPECS: dict[str, Spec] = {
         (*_MANY, "shape=65536,values=bits,source=float16", "shape=65536,values=bits,source=bfloat16"),
         signed=True,
     ),
+    "quantize": Spec(quantize_axes, quantize, _MANY),
+    "dequantize": Spec(quantize_axes, dequantize, _MANY),
+    "conv2d_int8": Spec(int8_axes, conv_int8, _LARGE_WORDS, corners=("pads=1x1x1x1,order=nhwc,out_order=nhwc",)),
+    "conv2d_binary": Spec(
+        binary_axes, conv_binary, _LARGE_WORDS, words, corners=("pads=1x1x1x1,order=nhwc,out_order=nhwc",)
+    ),
+    "max_pool2d_int8": Spec(byte_window_axes, byte_windows, ("size=3x41x37,channels=65,order=nhwc,out_order=nhwc",)),
+    "pack_bits": Spec(pack_axes, pack, ("size=3x41x37,channels=65,order=nhwc,out_order=nhwc",)),
     **{op: Spec(optimizer_axes(op), optimizer, _LARGE_PARAMETERS) for op in OPTIMIZERS},
     "unscale": Spec(unscale_axes, unscale, (*_LARGE_PARAMETERS[:1], "shapes=300x301+77,order=gaps,values=rare")),
 }

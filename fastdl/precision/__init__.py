@@ -1,0 +1,13 @@
+"""The precision laboratory: what fewer bits cost in accuracy, and what they bring in bytes and time on this machine.
+
+``formats``    the table of formats: bits, sums, range, how a network gets there, and why one cannot run here
+``record``     the schema of its files, documented and validated there
+``measure``    signal and noise of layers, scores, bytes, kernels, histograms of gradients
+``inference``  a trained network in each format
+``training``   a network trained in each format, seed by seed
+``table``      the report for a terminal
+``pictures``   accuracy, the frontier, noise and gradients of layers
+``page``       one HTML file with all of it
+
+``fastdl precision`` is its command line. Importing this imports nothing.
+"""

@@ -1,0 +1,21 @@
+"""Convolutions over words: factors of fewer bits, several neighbouring channels in 32 bits (``words.h``)."""
+
+from __future__ import annotations
+
+import math
+
+from ..problem import Problem
+
+#: The levels, and those that modules with instructions of their own are compiled for (registry.FEATURES).
+LEVELS = {"baseline": "baseline", "v3": "v3", "v4": "v4", "v4bf16": "v4", "v4vnni": "v4", "v4popcnt": "v4"}
+
+
+def in_words(problem: Problem, channels: int) -> Problem:
+    """The convolution whose channels are words of ``channels`` channels: what the direct one of float32 would do."""
+    (n, c, h, w), (k, per_group, kh, kw) = problem.shapes
+    groups = problem.groups
+    if problem.direction == "backward_input":
+        words = math.ceil(k // groups / channels)
+        return problem._replace(shapes=((n, c, h, w), (words * groups, per_group, kh, kw)), storage="float32")
+    words = math.ceil(per_group / channels)
+    return problem._replace(shapes=((n, words * groups, h, w), (k, words, kh, kw)), storage="float32")
