@@ -15,7 +15,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from . import _device, backend
 from ._device import is_device
-from .kernels.problem import COMPUTE, Problem
+from .kernels.problem import COMPUTE, FLOAT8, Problem
 
 try:
     from .kernels._common._runtime import Block  # type: ignore[import-not-found]
@@ -30,7 +30,9 @@ Shape = tuple[int, ...]
 # the pool does, and a Block costs 0.15 microseconds more.
 POOLED_BYTES = 32 * 1024
 
-#: Dtypes that kernels store, in native byte order. bfloat16 joins them when the first array of it is seen.
+#: Names that NumPy knows once the package ml_dtypes is imported.
+ML_DTYPES = ("bfloat16", *FLOAT8)
+#: Dtypes that kernels store, in native byte order. Those of ml_dtypes join them when the first array of one is seen.
 FLOATS = {np.dtype(name) for name in ("float16", "float32", "float64")}
 
 
@@ -157,14 +159,14 @@ def arranged(a: Array, wanted: Layout) -> Array:
 
 
 def float_dtype(dtype: Any, what: str) -> np.dtype[Any]:
-    """``dtype``, a name or a dtype, as one of the four that kernels store; ``TypeError`` for any other."""
-    is_bfloat16 = isinstance(dtype, str) and dtype == "bfloat16"
-    if is_bfloat16 and importlib.util.find_spec("ml_dtypes") is not None:
+    """``dtype``, a name or a dtype, as one of those that kernels store; ``TypeError`` for any other."""
+    foreign = isinstance(dtype, str) and dtype in ML_DTYPES
+    if foreign and importlib.util.find_spec("ml_dtypes") is not None:
         import ml_dtypes  # noqa: F401 - makes the name known to NumPy
     try:
         found = np.dtype(dtype)
     except TypeError:
-        hint = " (bfloat16 needs the package ml_dtypes)" if is_bfloat16 else ""
+        hint = f" ({dtype} needs the package ml_dtypes)" if foreign else ""
         raise TypeError(f"{what} must be one of {', '.join(COMPUTE)}, not {dtype!r}{hint}") from None
     if found.name not in COMPUTE:
         raise TypeError(f"{what} must be one of {', '.join(COMPUTE)}, not {found}")
@@ -184,7 +186,8 @@ def result_dtype(*arrays: Array | np.dtype[Any], what: str = "an array") -> np.d
 
     Integers follow NumPy (int32 with float32 gives float64, uint8 with float32 gives float32). Integers alone give the
     default dtype, or float64 where none is set. Raises ``TypeError`` for float16 with bfloat16, neither of which can
-    hold the other, and for dtypes that no kernel stores: complex, object, longdouble, ...
+    hold the other, for float8 with what ml_dtypes has no common dtype for, and for dtypes that no kernel stores:
+    complex, object, longdouble, ...
     """
     dtypes = [a if isinstance(a, np.dtype) else a.dtype for a in arrays]
     for dtype in dtypes:
@@ -249,7 +252,7 @@ def expect_beside(op: str, name: str, a: Array, other_name: str, other: Array) -
 def prepare(a: Array, dtype: np.dtype[Any]) -> Array:
     """``a`` with ``dtype``, native byte order and aligned elements: itself where it is so, else a copy of its layout.
 
-    The natural alignment of the four floating-point dtypes is their size, so that an aligned array also has strides
+    The natural alignment of the floating-point dtypes is their size, so that an aligned array also has strides
     that are multiples of it.
     """
     on_device = type(a) is not np.ndarray and is_device(a)

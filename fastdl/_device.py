@@ -89,7 +89,7 @@ def choice(a: Any, choice: backend.Choice) -> backend.Choice:
     import cupy
 
     number, current_number = number_of(a), cupy.cuda.runtime.getDevice()
-    found = choice._siblings.get(("cuda", choice.cap, choice.conv, choice.tf32, number))
+    found = choice._siblings.get(("cuda", choice.cap, choice.conv, choice.arithmetic, number))
     if found is not None and number == current_number and choice.backend in ("auto", "cuda"):
         return found
     if choice.backend not in ("auto", "cuda"):

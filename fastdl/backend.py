@@ -10,6 +10,7 @@ backend          :func:`set_backend`                             :func:`use_back
 threads          :func:`set_num_threads`                         :func:`threads`         ``FASTDL_NUM_THREADS``
 ISA level        (the CPU's)                                     :func:`isa`             ``FASTDL_ISA``
 TF32             :func:`set_tf32`                                :func:`tf32`            ``FASTDL_TF32``
+emulation        (off)                                           :func:`emulate`
 convolutions     :func:`set_conv_algorithm`                      :func:`conv_algorithm`  ``FASTDL_CONV_ALGORITHM``
 default dtype    :func:`set_default_dtype`
 inference        (off)                                           :func:`inference`
@@ -29,11 +30,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from operator import index
-from typing import Any, Protocol, overload
+from typing import Any, overload
 
 import numpy as np
 
 from . import _cpus
+from ._choice import Choice, Kernel
 from .kernels import registry
 from .kernels.problem import Problem
 from .kernels.registry import KernelError
@@ -44,6 +46,7 @@ __all__ = [
     "KernelError",
     "available_backends",
     "conv_algorithm",
+    "emulate",
     "explain",
     "get_backend",
     "get_conv_algorithm",
@@ -71,55 +74,6 @@ BACKENDS = ("auto", *registry.BACKENDS)
 
 
 # ---- backend and ISA level ------------------------------------------------------------------------------------------
-
-
-class Observer(Protocol):
-    """Sees every kernel that runs in its context."""
-
-    def observed(self, function: Kernel, row: registry.Row, choice: Choice, fallback: str) -> Kernel:
-        """What is called in the place of ``function``, the kernel of ``row``."""
-
-
-class Choice:
-    """Backend, ISA cap, convolution algorithm and TF32 of a context, for NumPy arrays or those of one device. Equal
-    only to itself, so that it is a cheap part of a key."""
-
-    __slots__ = ("_siblings", "backend", "cap", "conv", "device", "log", "tf32")
-
-    def __init__(
-        self,
-        backend: str,
-        cap: str,
-        conv: str,
-        tf32: bool = False,
-        device: int | None = None,
-        log: Observer | None = None,
-    ) -> None:
-        self.backend = backend
-        self.cap = cap
-        self.conv = conv
-        self.tf32 = tf32
-        self.device = device
-        self.log = log
-        self._siblings = {(backend, cap, conv, tf32, device): self}
-
-    def replace(
-        self,
-        backend: str | None = None,
-        cap: str | None = None,
-        conv: str | None = None,
-        tf32: bool | None = None,
-        device: int | None = None,
-    ) -> Choice:
-        """The one choice with these values and this one's log."""
-        rounded = self.tf32 if tf32 is None else tf32
-        key = (backend or self.backend, cap or self.cap, conv or self.conv, rounded, device)
-        found = self._siblings.get(key)
-        if found is None:
-            found = Choice(*key, self.log)
-            found._siblings = self._siblings
-            found = self._siblings.setdefault(key, found)
-        return found
 
 
 @functools.cache
@@ -170,7 +124,7 @@ _process_choice = Choice(
     _checked_backend(os.environ.get("FASTDL_BACKEND", "auto").lower(), "FASTDL_BACKEND"),
     registry.environment_cap(),
     _checked_algorithm(os.environ.get("FASTDL_CONV_ALGORITHM", "auto").lower(), "FASTDL_CONV_ALGORITHM"),
-    _environment_switch("FASTDL_TF32"),
+    "tf32" if _environment_switch("FASTDL_TF32") else "",
 )
 _choice: ContextVar[Choice | None] = ContextVar("fastdl.choice", default=None)
 
@@ -290,24 +244,44 @@ def conv_algorithm(name: str) -> Iterator[None]:
 
 def get_tf32() -> bool:
     """Whether float32 products may be TF32's in this context: see :func:`set_tf32`."""
-    return current().tf32
+    return current().arithmetic.endswith("tf32")
 
 
 def set_tf32(allowed: bool) -> None:
     """Lets the tensor cores of a GPU multiply float32 matrices, process-wide; off at first.
 
     Convolutions and matrix products then round each float32 factor to TF32, 11 significant bits instead of 24, and sum
-    in float32: the precision of float16 with the range of float32. The CPU's kernels have no TF32. A surrounding
-    :func:`tf32` block keeps its own.
+    in float32: the precision of float16 with the range of float32. The CPU's kernels have no TF32, but can
+    :func:`emulate` it. A surrounding :func:`tf32` block keeps its own.
     """
     global _process_choice
-    _process_choice = _process_choice.replace(tf32=bool(allowed))
+    _process_choice = _process_choice.replace(arithmetic="tf32" if allowed else "")
 
 
 @contextmanager
 def tf32(allowed: bool = True) -> Iterator[None]:
     """Allows TF32 inside the block (or forbids it), for this context only: see :func:`set_tf32`."""
-    token = _choice.set(current().replace(tf32=bool(allowed)))
+    token = _choice.set(current().replace(arithmetic="tf32" if allowed else ""))
+    try:
+        yield
+    finally:
+        _choice.reset(token)
+
+
+@contextmanager
+def emulate(arithmetic: str) -> Iterator[None]:
+    """Inside the block convolutions and matrix products show what another arithmetic makes of them; for this context.
+
+    ``"tf32"`` rounds both factors of float32 products to TF32 (11 significant bits) and sums in float32, as tensor
+    cores do, in all directions. ``"float16_sums"`` rounds each product and each partial sum of float16 arrays to
+    float16, in forward passes: small terms are lost to large sums, and what is beyond 65,504 becomes an infinity.
+    Arrays of other dtypes, and all other operations, are computed as ever. It runs on the compiled kernels and the
+    reference, slowly, and its kernels say so: ``cython/emulated_tf32/v4``. On a GPU ``"tf32"`` is the real one. Raises
+    ``ValueError`` for another name; calls on a backend without such kernels raise ``KernelError``.
+    """
+    if arithmetic not in registry.EMULATIONS:
+        raise ValueError(f"{', '.join(registry.EMULATIONS)} can be emulated, not {arithmetic!r}")
+    token = _choice.set(current().replace(arithmetic=f"emulated_{arithmetic}"))
     try:
         yield
     finally:
@@ -411,7 +385,6 @@ def is_inference() -> bool:
 
 # ---- dispatch -------------------------------------------------------------------------------------------------------
 
-Kernel = Callable[..., None]
 _warned: set[tuple[str, ...]] = set()
 
 
@@ -427,16 +400,18 @@ def _warn_once(key: tuple[str, ...], message: str) -> None:
 
 def _choose(problem: Problem, choice: Choice) -> tuple[registry.Row, Kernel, str]:
     """Row, its function, and why it is a fallback (or nothing)."""
-    backend, cap, conv, tf32 = choice.backend, choice.cap, choice.conv, choice.tf32
+    backend, cap, conv, arithmetic = choice.backend, choice.cap, choice.conv, choice.arithmetic
     if backend != "auto":
         try:
-            return *registry.choose(problem, backend, cap, conv, tf32), ""
+            return *registry.choose(problem, backend, cap, conv, arithmetic), ""
         except ImportError as error:
             raise KernelError(f"{backend} kernels of {problem.op} cannot be loaded: {error}") from error
         except KernelError as error:
             if choice.device is None:
                 raise
-            reasons = [why for row, why in registry.candidates(problem, "cuda", cap, conv) if row.backend == "cuda"]
+            reasons = [
+                why for row, why in registry.candidates(problem, "cuda", cap, conv, arithmetic) if row.backend == "cuda"
+            ]
             declared = registry.left_out(problem.op, problem.direction, problem.storage, "cuda")
             why = declared or "; ".join(dict.fromkeys(reasons)) or "it has none yet"
             raise KernelError(
@@ -448,11 +423,11 @@ def _choose(problem: Problem, choice: Choice) -> tuple[registry.Row, Kernel, str
         reason = missing(name)
         if not reason:
             try:
-                return *registry.choose(problem, name, cap, conv), fallback
+                return *registry.choose(problem, name, cap, conv, arithmetic), fallback
             except (KernelError, ImportError) as error:
                 reason = str(error)
         fallback = fallback or reason
-    return *registry.choose(problem, "numpy", cap, conv), fallback
+    return *registry.choose(problem, "numpy", cap, conv, arithmetic), fallback
 
 
 def kernel(problem: Problem, choice: Choice | None = None) -> Kernel:
@@ -526,7 +501,7 @@ class Explanation:
 
     def __enter__(self) -> Explanation:
         now = current()
-        self._token = _choice.set(Choice(now.backend, now.cap, now.conv, now.tf32, log=self))
+        self._token = _choice.set(Choice(now.backend, now.cap, now.conv, now.arithmetic, log=self))
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -546,7 +521,7 @@ class Explanation:
 
 
 def _text(problem: Problem, row: registry.Row, choice: Choice, fallback: str) -> str:
-    text = registry.explain(problem, row.backend, choice.cap, choice.conv, choice.tf32)
+    text = registry.explain(problem, row.backend, choice.cap, choice.conv, choice.arithmetic)
     return f"{text}\n  fallback to {row.backend}: {fallback}" if fallback else text
 
 

@@ -236,8 +236,8 @@ class Profile:
             _patch(self)
         now = backend.current()
         # One for all blocks: the functions' plans of an earlier block then serve this one.
-        own = self._choice = self._choice or backend.Choice(now.backend, now.cap, now.conv, now.tf32, log=self)
-        self._token = backend._choice.set(own.replace(now.backend, now.cap, now.conv, now.tf32))
+        own = self._choice = self._choice or backend.Choice(now.backend, now.cap, now.conv, now.arithmetic, log=self)
+        self._token = backend._choice.set(own.replace(now.backend, now.cap, now.conv, now.arithmetic))
         self._begin = time.perf_counter()
         return self
 

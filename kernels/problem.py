@@ -10,8 +10,16 @@ from .geometry import Pads, Pair, window_grid
 
 Shape = tuple[int, ...]
 
+#: Storage dtypes of inference alone, by ml_dtypes' names: no gradient is computed in them.
+FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
 #: Storage dtype -> dtype in which its sums run.
-COMPUTE = {"float64": "float64", "float32": "float32", "float16": "float32", "bfloat16": "float32"}
+COMPUTE = {
+    "float64": "float64",
+    "float32": "float32",
+    "float16": "float32",
+    "bfloat16": "float32",
+    **dict.fromkeys(FLOAT8, "float32"),
+}
 #: The same for arrays that hold no numbers of their own: bytes that stand for numbers, and words of bits.
 _COMPUTE = {**COMPUTE, "uint8": "float32", "uint32": "float32"}
 

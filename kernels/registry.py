@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from .problem import Problem
+from .problem import FLOAT8, Problem
 
 #: x86-64 psABI levels, lowest first: any CPU; AVX2 + FMA + F16C; AVX-512 F, BW, CD, DQ, VL. Elsewhere only the first.
 LEVELS = ("baseline", "v3", "v4")
@@ -30,8 +30,31 @@ CUDA_BACKENDS = ("cuda", "cuda-emulated")
 BACKENDS = (*HOST_BACKENDS, *CUDA_BACKENDS)
 #: How convolutions may be computed: by the cheapest row, without Winograd's, or by Winograd's wherever one is eligible.
 CONV_ALGORITHMS = ("auto", "direct", "winograd")
+#: What may be emulated on a CPU: see :attr:`Row.arithmetic`.
+EMULATIONS = ("tf32", "float16_sums")
+#: How products may be computed: as storage and compute dtype say; in TF32 where tensor cores do that; by emulation.
+ARITHMETICS = ("", "tf32", *(f"emulated_{name}" for name in EMULATIONS))
 
 _FLOATS = ("float32", "float64", "float16", "bfloat16")
+#: (op, direction) that a network needs to predict: these store float8 too.
+_PREDICTING = {
+    ("gemm", "forward"),
+    ("conv2d", "forward"),
+    ("max_pool2d", "forward"),
+    ("avg_pool2d", "forward"),
+    ("global_avg_pool2d", "forward"),
+    ("batch_norm", "inference"),
+    ("local_response_norm", "forward"),
+    ("relu", "forward"),
+    ("relu6", "forward"),
+    ("sigmoid", "forward"),
+    ("tanh", "forward"),
+    ("add", "forward"),
+    ("concat", "forward"),
+    ("softmax", "forward"),
+    ("dropout", "forward"),
+    ("cast", "forward"),
+}
 _log = logging.getLogger("fastdl.dispatch")
 
 
@@ -48,6 +71,9 @@ class Row(NamedTuple):
     cost: Callable[[Problem, str], float]  # (problem, isa) -> rough ns on one thread; compared within backend and level
     workspace: Callable[[Problem, str, int], int]  # (problem, isa, threads) -> bytes of scratch, at most
     target: str  # "module:function"
+    #: "": products and sums in the compute dtype. "tf32": float32 factors are rounded to TF32 first, 11 significant
+    #: bits instead of 24. "float16_sums": each product and each partial sum is rounded to float16.
+    arithmetic: str = ""
 
     @property
     def label(self) -> str:
@@ -65,9 +91,14 @@ class Row(NamedTuple):
         return self.algorithm.startswith("winograd")
 
     @property
-    def is_tf32(self) -> bool:
-        """Whether float32 factors are rounded to TF32: 11 significant bits instead of 24."""
-        return self.algorithm.endswith("_tf32")
+    def is_emulated(self) -> bool:
+        """Whether another processor's arithmetic is worked out with instructions that do not have it."""
+        return self.algorithm.startswith("emulated_")
+
+    @property
+    def setting(self) -> str:
+        """The member of ARITHMETICS that asks for this row."""
+        return f"emulated_{self.arithmetic}" if self.is_emulated else self.arithmetic
 
 
 class KernelError(RuntimeError):
@@ -92,7 +123,8 @@ class Gap(NamedTuple):
 #: What backends are without although another one has it. ``fastdl check`` shows these as "left out"; a kernel that is
 #: neither there nor named here is "missing", which fails.
 LEFT_OUT: tuple[Gap, ...] = (
-    Gap("rounding by chance is an experiment that runs on a CPU", CUDA_BACKENDS, ("cast",), ("stochastic",)),
+    Gap("float8 is an experiment of the compiled kernels", ("numba", *CUDA_BACKENDS), storage=FLOAT8),
+    Gap("rounding by chance is an experiment on a CPU", CUDA_BACKENDS, ("cast",), ("stochastic",)),
     Gap(
         "bytes and bits are computed on a CPU",
         CUDA_BACKENDS,
@@ -109,6 +141,12 @@ def left_out(op: str, direction: str, storage: str, backend: str) -> str:
 
 def _always(problem: Problem) -> bool:
     return True
+
+
+def _source_is_no_float8(problem: Problem) -> bool | str:
+    """What reads no float8 although it may be asked to (cast)."""
+    source = problem.attr("source")
+    return source not in FLOAT8 or f"it reads {', '.join(_FLOATS)}, not {source}"
 
 
 def _free(problem: Problem, isa: str) -> float:
@@ -130,24 +168,31 @@ def _lazy(target: str, *first: Any) -> Callable[..., Any]:
     return call
 
 
-def _reference(folder: str, op: str, direction: str, storage: tuple[str, ...] = _FLOATS) -> Row:
+def _stored(op: str, direction: str, storage: tuple[str, ...] | None) -> tuple[str, ...]:
+    """``storage``, or all that the kernels of this direction store."""
+    return storage or (_FLOATS + FLOAT8 if (op, direction) in _PREDICTING else _FLOATS)
+
+
+def _reference(folder: str, op: str, direction: str, storage: tuple[str, ...] | None = None) -> Row:
     name = f"{op}_{direction}"
+    stored = _stored(op, direction, storage)
     return Row(
-        op, direction, "numpy", "reference", "any", storage, _always, _free, _no_workspace,
+        op, direction, "numpy", "reference", "any", stored, _always, _free, _no_workspace,
         f"{__package__}.{folder}.reference:{name}",
     )  # fmt: skip
 
 
-def _kept(op: str, direction: str, storage: tuple[str, ...], backend: str) -> tuple[str, ...]:
+def _kept(op: str, direction: str, storage: tuple[str, ...] | None, backend: str) -> tuple[str, ...]:
     """The storage dtypes that ``backend`` is not without."""
-    return tuple(name for name in storage if not left_out(op, direction, name, backend))
+    return tuple(name for name in _stored(op, direction, storage) if not left_out(op, direction, name, backend))
 
 
-def _numba(folder: str, op: str, direction: str, storage: tuple[str, ...] = _FLOATS) -> list[Row]:
+def _numba(folder: str, op: str, direction: str, storage: tuple[str, ...] | None = None) -> list[Row]:
     """The row of a Numba kernel; none where it is left out in every storage dtype."""
     target = f"{__package__}.{folder}._numba:{op}_{direction}"
     kept = _kept(op, direction, storage, "numba")
-    return [Row(op, direction, "numba", "loops", "any", kept, _always, _free, _no_workspace, target)] if kept else []
+    eligible = _source_is_no_float8 if (op, direction) == ("cast", "forward") else _always
+    return [Row(op, direction, "numba", "loops", "any", kept, eligible, _free, _no_workspace, target)] if kept else []
 
 
 def _cuda(
@@ -155,15 +200,17 @@ def _cuda(
     op: str,
     direction: str,
     algorithm: str,
-    storage: tuple[str, ...] = _FLOATS,
+    storage: tuple[str, ...] | None = None,
     eligible: Callable[[Problem], bool | str] = _always,
     cost: Callable[[Problem, str], float] = _free,
-    suffix: str = "",
+    arithmetic: str = "",
 ) -> list[Row]:
     """The rows of a CUDA kernel: on a device, and on a CPU; none where it is left out in every storage dtype."""
-    target = f"{__package__}.{folder}._cuda:{op}_{direction}{suffix}"
+    target = f"{__package__}.{folder}._cuda:{op}_{direction}" + (arithmetic and f"_{arithmetic}")
+    if (op, direction) == ("cast", "forward"):
+        eligible = _source_is_no_float8
     return [
-        Row(op, direction, backend, algorithm, "any", kept, eligible, cost, _no_workspace, target)
+        Row(op, direction, backend, algorithm, "any", kept, eligible, cost, _no_workspace, target, arithmetic)
         for backend in CUDA_BACKENDS
         if (kept := _kept(op, direction, storage, backend))
     ]
@@ -175,9 +222,29 @@ def _cuda_tf32(folder: str, op: str, directions: str, algorithm: str) -> list[Ro
         row
         for direction in directions.split()
         for row in _cuda(
-            folder, op, direction, f"{algorithm}_tf32", ("float32",), cost=lambda problem, isa: -0.5, suffix="_tf32"
+            folder, op, direction, f"{algorithm}_tf32", ("float32",), cost=lambda problem, isa: -0.5, arithmetic="tf32"
         )
     ]
+
+
+def _emulated(
+    folder: str,
+    op: str,
+    directions: str,
+    arithmetic: str,
+    storage: str,
+    workspace: Callable[[Problem, str, int], int],
+) -> list[Row]:
+    """The rows that emulate ``arithmetic``: the reference and each ISA level."""
+    algorithm, rows = f"emulated_{arithmetic}", []
+    for direction in directions.split():
+        for backend, isa, file in (("numpy", "any", "reference"), *(("cython", i, f"_cython_{i}") for i in LEVELS)):
+            target = f"{__package__}.{folder}.{file}:{op}_{direction}_{arithmetic}"
+            scratch = _no_workspace if backend == "numpy" else workspace
+            rows.append(
+                Row(op, direction, backend, algorithm, isa, (storage,), _always, _free, scratch, target, arithmetic)
+            )
+    return rows
 
 
 def _rows(
@@ -187,7 +254,7 @@ def _rows(
     algorithm: str,
     *,
     suffix: str = "",
-    storage: tuple[str, ...] = _FLOATS,
+    storage: tuple[str, ...] | None = None,
     levels: tuple[str, ...] = LEVELS,
     own: bool = False,
     eligible: Callable[[Problem], bool | str] = _always,
@@ -210,7 +277,7 @@ def _rows(
             rows += _numba(folder, op, direction, storage)
             rows += _cuda(folder, op, direction, algorithm, storage)
         rows += [
-            Row(op, direction, "cython", algorithm, isa, storage, eligible, cost, workspace,
+            Row(op, direction, "cython", algorithm, isa, _stored(op, direction, storage), eligible, cost, workspace,
                 f"{package}._cython_{isa}:{name}{suffix}")
             for isa in levels
         ]  # fmt: skip
@@ -221,7 +288,7 @@ _CONV = "forward backward_input backward_weight"
 
 
 def _conv_rows(
-    folder: str, directions: str, name: str = "", *variant: int, storage: tuple[str, ...] = _FLOATS
+    folder: str, directions: str, name: str = "", *variant: int, storage: tuple[str, ...] | None = None
 ) -> list[Row]:
     """The rows of a convolution algorithm with a folder of its own, or of its ``variant`` called ``name``."""
     plan = f".conv.{folder}.plan:"
@@ -260,9 +327,13 @@ TABLE: tuple[Row, ...] = tuple(
               workspace=_lazy(".gemm.plan:workspace")),
         _dot_rows("gemm", "forward"),
         _cuda_tf32("gemm", "gemm", "forward", "blocked"),
+        _emulated("gemm", "gemm", "forward", "tf32", "float32", _lazy(".gemm.plan:workspace")),
+        _emulated("gemm", "gemm", "forward", "float16_sums", "float16", _lazy(".gemm.plan:workspace")),
         _rows("conv", "conv2d", _CONV, "implicit_gemm", cost=_lazy(".conv.plan:cost"),
               workspace=_lazy(".conv.plan:workspace")),
         _cuda_tf32("conv", "conv2d", _CONV, "implicit_gemm"),
+        _emulated("conv", "conv2d", _CONV, "tf32", "float32", _lazy(".conv.plan:workspace")),
+        _emulated("conv", "conv2d", "forward", "float16_sums", "float16", _lazy(".conv.plan:workspace")),
         _conv_rows("direct", _CONV),
         _dot_rows("conv2d", "forward backward_input"),
         _of_words("int8", "conv2d_int8", "uint8", "v4vnni"),
@@ -276,7 +347,7 @@ TABLE: tuple[Row, ...] = tuple(
                 cost=_lazy(".conv.depthwise._cuda:cost")) for direction in _CONV.split()),
         _cuda("conv.small_channel", "conv2d", "forward", "small_channel",
               eligible=_lazy(".conv.small_channel._cuda:eligible"), cost=_lazy(".conv.small_channel._cuda:cost")),
-        *(_conv_rows("winograd", f"{_CONV} forward_pooled", name, i)
+        *(_conv_rows("winograd", f"{_CONV} forward_pooled", name, i, storage=_FLOATS)
           for i, name in enumerate(("4x4_3x3", "2x2_3x3", "2x2_5x5"))),
         _rows("conv", "conv2d", "backward_bias", "blocked_sum", workspace=_lazy(".conv.plan:workspace")),
         _rows("pool", "max_pool2d", "forward backward", "gather", workspace=_lazy(".pool:workspace")),
@@ -386,16 +457,19 @@ def environment_cap() -> str:
 
 
 def candidates(
-    problem: Problem, backend: str, cap: str, conv: str = "auto", tf32: bool = False
+    problem: Problem, backend: str, cap: str, conv: str = "auto", arithmetic: str = ""
 ) -> list[tuple[Row, str]]:
     """Every row of the problem's op and direction with the reason why it is not chosen ("" for the one that is).
 
-    ``conv`` is one of ``CONV_ALGORITHMS``; ``tf32`` allows rows that round float32 factors to TF32.
+    ``conv`` is one of ``CONV_ALGORITHMS``, ``arithmetic`` of ``ARITHMETICS``. An emulated one is demanded: of a
+    direction that has rows with it, on whatever backend, no other row runs. Elsewhere its rows are no candidates.
     """
     best: Row | None = None
     verdicts: list[tuple[Row, str]] = []
-    for row in TABLE:
-        if row.op != problem.op or row.direction != problem.direction:
+    rows = [row for row in TABLE if row.op == problem.op and row.direction == problem.direction]
+    demanded = any(row.setting == arithmetic and problem.storage in row.storage for row in rows if row.is_emulated)
+    for row in rows:
+        if row.is_emulated and row.setting != arithmetic:
             continue
         if row.backend != backend:
             reason = f"the backend in use is {backend}"
@@ -407,8 +481,10 @@ def candidates(
             reason = f"it stores {', '.join(row.storage)}, not {problem.storage}"
         elif conv == "direct" and row.is_winograd:
             reason = "the convolution algorithm is set to direct"
-        elif row.is_tf32 and not tf32:
+        elif row.arithmetic == "tf32" and not arithmetic.endswith("tf32"):
             reason = "TF32 is off"
+        elif demanded and not row.arithmetic:
+            reason = f"{arithmetic.removeprefix('emulated_')} is to be emulated"
         else:
             verdict = row.eligible(problem)
             reason = "" if verdict is True else str(verdict)
@@ -434,10 +510,15 @@ def load(row: Row) -> Callable[..., Any]:
 
 @functools.lru_cache(maxsize=4096)
 def choose(
-    problem: Problem, backend: str, cap: str, conv: str = "auto", tf32: bool = False
+    problem: Problem, backend: str, cap: str, conv: str = "auto", arithmetic: str = ""
 ) -> tuple[Row, Callable[..., Any]]:
     """The row that runs ``problem`` and its function; ``KernelError`` with every row's reason where there is none."""
-    verdicts = candidates(problem, backend, cap, conv, tf32)
+    if problem.storage in FLOAT8 and (problem.op, problem.direction) not in _PREDICTING:
+        raise KernelError(
+            f"{problem.storage} is a storage for inference, of which {problem.op} {problem.direction} is no part: cast "
+            f"the arrays, or the network, to float32, float16 or bfloat16"
+        )
+    verdicts = candidates(problem, backend, cap, conv, arithmetic)
     for row, reason in verdicts:
         if not reason:
             _log.info("%s %s %s %s -> %s", problem.op, problem.direction, problem.shapes, problem.storage, row.label)
@@ -450,9 +531,9 @@ def choose(
     raise KernelError(f"no kernel runs {problem.op} {problem.direction} on {problem.storage}:\n{reasons}")
 
 
-def explain(problem: Problem, backend: str, cap: str, conv: str = "auto", tf32: bool = False) -> str:
+def explain(problem: Problem, backend: str, cap: str, conv: str = "auto", arithmetic: str = "") -> str:
     """Which kernel runs ``problem`` and why the others do not, one line each."""
     lines = [f"{problem.op} {problem.direction} {problem.shapes} {problem.storage}"]
-    for row, reason in candidates(problem, backend, cap, conv, tf32):
+    for row, reason in candidates(problem, backend, cap, conv, arithmetic):
         lines.append(f"  {'->' if not reason else '  '} {row.label:32s} {reason or 'runs'}")
     return "\n".join(lines)

@@ -7,7 +7,9 @@ import math
 from fractions import Fraction
 
 #: name -> (exponent bits, mantissa bits)
-FORMATS = {"float16": (5, 10), "bfloat16": (8, 7)}
+FORMATS = {"float16": (5, 10), "bfloat16": (8, 7), "float8_e5m2": (5, 2), "float8_e4m3fn": (4, 3)}
+#: Without infinities: only the last pattern is NaN.
+FINITE = {"float8_e4m3fn"}
 
 
 def decode(bits, name):
@@ -17,7 +19,9 @@ def decode(bits, name):
     sign = -1.0 if bits >> (exponent_bits + mantissa_bits) else 1.0
     exponent = (bits >> mantissa_bits) % 2**exponent_bits
     mantissa = bits % 2**mantissa_bits
-    if exponent == 2**exponent_bits - 1:
+    if name in FINITE and bits % 2 ** (exponent_bits + mantissa_bits) == 2 ** (exponent_bits + mantissa_bits) - 1:
+        return math.copysign(math.nan, sign)
+    if exponent == 2**exponent_bits - 1 and name not in FINITE:
         return math.copysign(math.nan, sign) if mantissa else sign * math.inf
     if exponent == 0:
         return sign * math.ldexp(mantissa, 1 - bias - mantissa_bits)
@@ -27,13 +31,14 @@ def decode(bits, name):
 def finite(name):
     """Every finite value that is not negative, in order, which is the order of their bit patterns."""
     exponent_bits, mantissa_bits = FORMATS[name]
-    return [decode(bits, name) for bits in range((2**exponent_bits - 1) << mantissa_bits)]
+    count = 2 ** (exponent_bits + mantissa_bits) - 1 if name in FINITE else (2**exponent_bits - 1) << mantissa_bits
+    return [decode(bits, name) for bits in range(count)]
 
 
 def encode(value, name, table):
     """Bit pattern of the nearest value, ties to the even one; ``table`` is ``finite(name)``.
 
-    Infinity is where the next power of two would be.
+    Infinity (or the only NaN of a format without it) is where the next value would be.
     """
     infinity = len(table)
     if math.isnan(value):

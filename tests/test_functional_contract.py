@@ -88,7 +88,7 @@ def test_unsupported_dtypes(bad):
     if np.dtype(bad) == np.float64:
         pytest.skip("long double is double here")
     x, good = np.zeros((1, 1, 3, 3), bad), np.zeros((1, 1, 3, 3))
-    supported = "supported are float64, float32, float16, bfloat16, integers and bool"
+    supported = f"supported are {', '.join(COMPUTE)}, integers and bool"
     for name, call in {
         "conv2d: x": lambda: F.conv2d(x, good),
         "conv2d: w": lambda: F.conv2d(good, x),
@@ -448,8 +448,8 @@ TYPE_MESSAGES = {
     "concat: axis must be an int, not 1.0": lambda: F.concat([A], axis=1.0),
     "dropout_mask: step must be an int, not 'a'": lambda: F.dropout_mask((3,), 0.5, 0, "a"),
     "dropout: mask must have dtype uint8 or bool, got float64": lambda: F.dropout(A, A),
-    "cast: dtype must be one of float64, float32, float16, bfloat16, not int32": lambda: F.cast(A, "int32"),
-    "cast: dtype must be one of float64, float32, float16, bfloat16, not 'nonsense'": lambda: F.cast(A, "nonsense"),
+    f"cast: dtype must be one of {', '.join(COMPUTE)}, not int32": lambda: F.cast(A, "int32"),
+    f"cast: dtype must be one of {', '.join(COMPUTE)}, not 'nonsense'": lambda: F.cast(A, "nonsense"),
     "stochastic_cast: dtype must be float16 or bfloat16, not float32": lambda: F.stochastic_cast(A, "float32", 0, 0),
     "stochastic_cast: x must have dtype float32, got float64": lambda: F.stochastic_cast(A, "float16", 0, 0),
     "stochastic_cast: seed must be an int, not 0.5": lambda: F.stochastic_cast(A.astype("f"), "float16", 0.5, 0),

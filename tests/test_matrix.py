@@ -85,7 +85,10 @@ def test_dispatch_reaches_the_row(row, dtype):
         pytest.skip(reason)
     cap = registry.LEVELS[-1] if row.isa == "any" else row.isa
     for case in cases(row.op, row.direction, dtype):
-        chosen, function = registry.choose(build(case).problem, row.backend, cap, tf32=row.is_tf32)
+        problem = build(case).problem
+        if row.eligible(problem) is not True:
+            continue
+        chosen, function = registry.choose(problem, row.backend, cap, arithmetic=row.setting)
         if chosen is row:
             module, name = row.target.split(":")
             assert function is getattr(sys.modules[module], name)

@@ -22,9 +22,9 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from ..kernels.geometry import Pair, window_grid
-from ..kernels.problem import Problem
+from ..kernels.problem import FLOAT8, Problem
 
-_ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}
+_ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, **dict.fromkeys(FLOAT8, 1)}
 
 
 class Work(NamedTuple):

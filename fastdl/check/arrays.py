@@ -15,6 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
+from .._array import ML_DTYPES
+
 #: bytes -> writable uint8 array of exactly that size
 Allocate = Callable[[int], np.ndarray]
 
@@ -26,36 +28,46 @@ RANDOM_ORDERS = re.compile(r"(mixed|broadcast):\d+")
 MOST_REPEATS = 64
 
 #: Significand bits of each dtype, the hidden one included.
-SIGNIFICAND = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8}
+SIGNIFICAND = {"float64": 53, "float32": 24, "float16": 11, "bfloat16": 8, "float8_e4m3fn": 4, "float8_e5m2": 3}
 #: Exponent of the smallest subnormal, and of the largest power of two.
-EXPONENTS = {"float64": (-1074, 1023), "float32": (-149, 127), "float16": (-24, 15), "bfloat16": (-133, 127)}
+EXPONENTS = {
+    "float64": (-1074, 1023),
+    "float32": (-149, 127),
+    "float16": (-24, 15),
+    "bfloat16": (-133, 127),
+    "float8_e4m3fn": (-9, 8),
+    "float8_e5m2": (-16, 15),
+}
+#: Without infinities: what is too large is NaN, and so is the largest significand with the largest exponent.
+FINITE = {"float8_e4m3fn"}
 
 
 @functools.cache
 def dtype_of(name: str) -> np.dtype[Any]:
-    """The NumPy dtype of that name; bfloat16 is ml_dtypes' (``ImportError`` where that is not installed)."""
-    if name == "bfloat16":
+    """The NumPy dtype of that name, perhaps one of ml_dtypes (``ImportError`` where that is not installed)."""
+    if name in ML_DTYPES:
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        return np.dtype(getattr(ml_dtypes, name))
     return np.dtype(name)
 
 
 def dtype_missing(name: str) -> str:
     """Why arrays of this dtype cannot be made here; empty where they can."""
-    if name == "bfloat16" and importlib.util.find_spec("ml_dtypes") is None:
-        return "bfloat16 arrays need the package ml_dtypes"
+    if name in ML_DTYPES and importlib.util.find_spec("ml_dtypes") is None:
+        return f"{name} arrays need the package ml_dtypes"
     return ""
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:
-    """Whether ``dtype`` is one of the four floating-point storages."""
+    """Whether ``dtype`` is one of the floating-point storages."""
     return dtype.name in SIGNIFICAND
 
 
 def largest(name: str) -> float:
     """The largest finite number of that dtype."""
-    return math.ldexp(2.0 - 2.0 ** (1 - SIGNIFICAND[name]), EXPONENTS[name][1])
+    bits = SIGNIFICAND[name] - (name in FINITE)
+    return math.ldexp(2.0 - 2.0 ** (1 - bits), EXPONENTS[name][1])
 
 
 def round_to(values: np.ndarray, name: str) -> np.ndarray:
@@ -70,8 +82,9 @@ def round_to(values: np.ndarray, name: str) -> np.ndarray:
         _, exponent = np.frexp(values)  # |v| in [2**(exponent - 1), 2**exponent)
         unit = np.maximum(exponent - bits, lowest)
         rounded = np.ldexp(np.rint(np.ldexp(values, -unit)), unit)
+        beyond = np.nan if name in FINITE else np.inf
         return np.where(
-            np.abs(rounded) > largest(name), np.copysign(np.inf, values), np.where(values == 0, values, rounded)
+            np.abs(rounded) > largest(name), np.copysign(beyond, values), np.where(values == 0, values, rounded)
         )
 
 
@@ -98,6 +111,11 @@ def aligned(nbytes: int) -> np.ndarray:
     memory = np.empty(nbytes + 256, np.uint8)
     start = -memory.__array_interface__["data"][0] % 256
     return memory[start : start + nbytes]
+
+
+def _strided(a: np.ndarray, shape: tuple[int, ...], strides: tuple[int, ...]) -> np.ndarray:
+    """NumPy's as_strided, which does not know the dtypes of ml_dtypes."""
+    return as_strided(a.view(f"u{a.itemsize}"), shape, strides).view(a.dtype)
 
 
 def place(shape: tuple[int, ...], dtype: np.dtype[Any], order: str, allocate: Allocate = heap) -> Placed:
@@ -133,7 +151,7 @@ def place(shape: tuple[int, ...], dtype: np.dtype[Any], order: str, allocate: Al
     elif order == "reversed" and shape:
         view = view[(slice(None, None, -1),) * len(shape)]
     elif order == "zero" and shape:
-        view = as_strided(view, last, (0, *view.strides[1:]))
+        view = _strided(view, last, (0, *view.strides[1:]))
     return Placed(memory, view.transpose(np.argsort(axes)) if shape else view)
 
 
@@ -157,7 +175,7 @@ def _random_view(shape: tuple[int, ...], dtype: np.dtype[Any], order: str, alloc
     reach = [stride * (n - 1) for stride, n in zip(strides, shape, strict=True)]
     below, above = -sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
     memory = allocate(below + above + dtype.itemsize)
-    return Placed(memory, as_strided(memory.view(dtype)[below // dtype.itemsize :], shape, strides))
+    return Placed(memory, _strided(memory.view(dtype)[below // dtype.itemsize :], shape, tuple(strides)))
 
 
 def repeated(array: np.ndarray) -> tuple[int, ...]:
@@ -221,7 +239,7 @@ def fill(what: str, shape: tuple[int, ...], dtype: np.dtype[Any], rng: np.random
     constant:v    v
     list:v;v      these values
     ties:t        numbers half-way between two neighbours of dtype t, and right beside those
-    bits          every bit pattern of a 16-bit dtype in order, random patterns of a wider one
+    bits          every bit pattern of a dtype of one or two bytes in order, random patterns of a wider one
     """
     kind, _, number = what.partition(":")
     size = float(number) if number and kind not in ("ties", "list") else 1.0
@@ -261,8 +279,7 @@ def fill(what: str, shape: tuple[int, ...], dtype: np.dtype[Any], rng: np.random
 
 def _sprinkle(values: np.ndarray, kind: str, name: str, rng: np.random.Generator) -> None:
     """Puts what floating point has beside ordinary numbers into ``values``, in place."""
-    smallest, largest = EXPONENTS[name]
-    bits = SIGNIFICAND[name]
+    smallest, bits = EXPONENTS[name][0], SIGNIFICAND[name]
     if kind == "rare":
         special = [math.nan, math.inf, -math.inf]
         places = rng.random(values.shape) < min(0.02, 4 / max(values.size, 1))
@@ -270,8 +287,7 @@ def _sprinkle(values: np.ndarray, kind: str, name: str, rng: np.random.Generator
         tiny = math.ldexp(1.0, smallest)
         special = [math.nan, math.inf, -math.inf, 0.0, -0.0, tiny, -tiny, 3 * tiny, tiny * (2 ** (bits - 1) - 1)]
         if kind == "special":
-            most = math.ldexp(2.0 - 2.0 ** (1 - bits), largest)
-            special += [most, -most]
+            special += [largest(name), -largest(name)]
         places = rng.random(values.shape) < 0.3
     values[places] = rng.choice(special, int(places.sum()))
 
@@ -280,8 +296,8 @@ def _bit_patterns(shape: tuple[int, ...], dtype: np.dtype[Any], rng: np.random.G
     """Arrays that hold every kind of number: uniform over the bit patterns, not over the numbers."""
     unsigned = np.dtype(f"u{dtype.itemsize}")
     count = math.prod(shape)
-    if dtype.itemsize == 2:
-        patterns = (np.arange(count) % 65536).astype(unsigned)
+    if dtype.itemsize <= 2:
+        patterns = (np.arange(count) % 256**dtype.itemsize).astype(unsigned)
     else:
         patterns = rng.integers(0, np.iinfo(unsigned).max, count, unsigned, endpoint=True)
     return patterns.reshape(shape).view(dtype)

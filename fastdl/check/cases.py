@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..kernels.problem import Problem, Shape, memory_order
-from .arrays import ORDERS, RANDOM_ORDERS, Allocate, Placed, dtype_of, fill, heap, place, repeated
+from ..kernels.problem import FLOAT8, Problem, Shape, memory_order
+from .arrays import ORDERS, RANDOM_ORDERS, SIGNIFICAND, Allocate, Placed, dtype_of, fill, heap, place, repeated
 
 Axes = dict[str, str]
 
@@ -91,17 +91,19 @@ class Maker:
         """Fills for the two factors of a sum of ``terms`` products; for the exact kinds every partial sum is exact.
 
         "wide" gives one factor all the bits that the storage has (more than a half or TF32 for float32, more than a
-        float32 for float64), and the other as many as the accumulator has left.
+        float32 for float64), and the other as many as the accumulator has left. A float8 gets small integers, or most
+        sums would overflow.
         """
+        integers = 3 if self.storage in FLOAT8 else 8
         sums = 2 ** (53 if self.compute == "float64" else 24)
         terms = max(terms, 1)
         if values == "integers":
-            most = max(1, min(8, int((sums / terms) ** 0.5)))
+            most = max(1, min(integers, int((sums / terms) ** 0.5)))
             return f"integers:{most}", f"integers:{most}"
         if values == "wide":
-            widest = {"float64": 2**27 - 1, "float32": 4095, "float16": 2047, "bfloat16": 255}[self.storage]
+            widest = {"float64": 2**27 - 1, "float32": 4095}.get(self.storage, 2 ** SIGNIFICAND[self.storage] - 1)
             wide = max(1, min(widest, sums // terms) - 1) | 1
-            pair = f"odd:{wide}", f"integers:{max(1, min(7, sums // (terms * wide)))}"
+            pair = f"odd:{wide}", f"integers:{max(1, min(integers - 1, sums // (terms * wide)))}"
             return pair if self.rng.random() < 0.5 else (pair[1], pair[0])
         if values == "subnormal":
             return f"subnormal:{max(1, min(50, 2**21 // (3 * terms)))}", "integers:3"

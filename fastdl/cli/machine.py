@@ -50,7 +50,7 @@ def _versions() -> dict[str, str]:
     from .. import __version__
 
     versions = {"fastdl": __version__, "python": platform.python_version(), "numpy": numpy.__version__}
-    for name, use in (("ml_dtypes", "bfloat16 arrays"), ("numba", "the backend of that name")):
+    for name, use in (("ml_dtypes", "bfloat16 and float8 arrays"), ("numba", "the backend of that name")):
         try:
             versions[name] = metadata.version(name)
         except metadata.PackageNotFoundError:

@@ -3,8 +3,9 @@
 Four-dimensional arrays have the shape (N, C, H, W) and, where a function made them, channels-last memory (the strides
 of an (N, H, W, C) array), which is the order that the kernels read fastest; any other order, views, read-only and empty
 arrays are taken as well. A result has the dtype ``numpy.result_type`` of its main operands, a gradient the dtype of its
-tensor. Arrays are float32, float64, float16 or bfloat16 (halves are summed in float32 and rounded once); integers are
-converted, see :func:`fastdl.set_default_dtype`. Which kernel runs a call: :func:`fastdl.explain`.
+tensor. Arrays are float32, float64, float16 or bfloat16 (halves are summed in float32 and rounded once), in inference
+also float8_e4m3fn or float8_e5m2, likewise; integers are converted, see :func:`fastdl.set_default_dtype`. Which kernel
+runs a call: :func:`fastdl.explain`.
 
 The arrays of a call are in one place, and so is the result: NumPy arrays run on the CPU, CuPy arrays (and what else is
 in CUDA memory, such as torch tensors) on their GPU, without waiting for it. Lists and numbers go where the arrays are;

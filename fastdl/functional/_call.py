@@ -26,7 +26,7 @@ from .._array import (
     share_memory,
 )
 from ..kernels.geometry import Pads, Pair, four_pads, pair
-from ..kernels.problem import COMPUTE, Problem, memory_order
+from ..kernels.problem import COMPUTE, FLOAT8, Problem, memory_order
 
 __all__ = [
     "COMPUTE",
@@ -165,7 +165,9 @@ def vector(v: Any, size: int, storage: np.dtype[Any], what: str, beside: Array) 
         raise ValueError(f"{what} must have shape ({size},), got {v.shape}")
     dtype = result_dtype(v, what=what)
     compute = np.dtype(COMPUTE[storage.name])
-    return prepare(v, compute if dtype.itemsize > compute.itemsize else dtype)
+    # Beside other dtypes than its own no kernel reads float8.
+    foreign = dtype.name in FLOAT8 and storage.name not in FLOAT8
+    return prepare(v, compute if foreign or dtype.itemsize > compute.itemsize else dtype)
 
 
 def gradient_dtype(own: np.dtype[Any] | None, dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -258,7 +258,8 @@ def concat_backward(dout: ArrayLike, sizes: Sequence[int], axis: int = 1) -> lis
 
 
 def cast(x: ArrayLike, dtype: Any, *, out: Array | None = None) -> Array:
-    """x as float32, float64, float16 or bfloat16, rounded to nearest even once; always a new array.
+    """x as float32, float64, float16, bfloat16, float8_e4m3fn or float8_e5m2, rounded to nearest even once; always a
+    new array.
 
     Returns x's shape and memory order.
     """

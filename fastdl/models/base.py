@@ -12,23 +12,15 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from .. import _device, backend, functional, network
-from .._array import as_array, copied, empty, is_device, prepare, zeros
+from .._array import as_array, copied, empty, float_dtype, is_device, prepare, zeros
 from ..data.pickles import load_arrays, save_arrays
 from ..functional._loss import device_labels
 from ..kernels.device import _cuda as kernels
-from ..kernels.problem import COMPUTE
+from ..kernels.problem import FLOAT8
 from ..layers import SoftmaxWithLoss
 from ..layers.base import move_layers
 
-
-def _dtype(dtype: DTypeLike) -> np.dtype:
-    """``dtype`` as one that parameters may have; ``TypeError`` for others."""
-    if dtype == "bfloat16":
-        import ml_dtypes  # noqa: F401 - makes NumPy know the name
-    found = np.dtype(dtype)
-    if found.name not in COMPUTE:
-        raise TypeError(f"parameters are {', '.join(COMPUTE)}, not {found}")
-    return found
+_PARAMETERS = "the dtype of parameters"
 
 
 def _cast(value: Any, dtype: np.dtype) -> Any:
@@ -53,7 +45,7 @@ class Model:
     input_dim: tuple[int, ...]
 
     def __init__(self, dtype: DTypeLike | None) -> None:
-        self.dtype: np.dtype | None = backend.get_default_dtype() if dtype is None else _dtype(dtype)
+        self.dtype: np.dtype | None = backend.get_default_dtype() if dtype is None else float_dtype(dtype, _PARAMETERS)
         self.params: dict[str, np.ndarray] = {}
 
     def _assemble(self, input_dim: Sequence[int], layers: Any) -> None:
@@ -79,8 +71,14 @@ class Model:
     def loss(self, x: np.ndarray, t: np.ndarray) -> Any:
         """Mean cross entropy of a training pass (dropout active); ``t`` as ``layers.SoftmaxWithLoss`` takes them.
 
-        A NumPy float64, or on a device a CuPy array without dimensions.
+        A NumPy float64, or on a device a CuPy array without dimensions. Raises ``TypeError`` in a dtype that is for
+        inference alone (float8).
         """
+        if self.dtype is not None and self.dtype.name in FLOAT8:
+            raise TypeError(
+                f"the network computes in {self.dtype}, in which there are neither losses nor gradients: train it in "
+                f"another dtype (net.cast('float32')) and cast it afterwards"
+            )
         return self.last_layer.forward(self.predict(x, train_flg=True), t)
 
     def accuracy(self, x: np.ndarray, t: np.ndarray, batch_size: int = 100) -> float:
@@ -176,8 +174,11 @@ class Model:
         self.params.update(network.named_params(layers))
 
     def cast(self, dtype: DTypeLike) -> None:
-        """Rounds the parameters to ``dtype`` (new arrays) and uses inputs in it from now on."""
-        self.dtype = _dtype(dtype)
+        """Rounds the parameters to ``dtype`` (new arrays) and uses inputs in it from now on.
+
+        In ``float8_e4m3fn`` and ``float8_e5m2`` a network predicts, and does not train.
+        """
+        self.dtype = float_dtype(dtype, _PARAMETERS)
         layers = self._sequence()
         cast = {name: _cast(value, self.dtype) for name, value in network.named_params(layers).items()}
         self.set_params(cast)
@@ -187,7 +188,7 @@ class Model:
 
         Running statistics, seeds and masks' counters are copied as they are; activations and gradients are left out.
         """
-        wanted, layers = _dtype(dtype), self._sequence()
+        wanted, layers = float_dtype(dtype, _PARAMETERS), self._sequence()
         known = {id(value): value for value in network.named_params(layers).values()}  # until cast makes new ones
         known |= {id(value): copied(value) for value in network.named_buffers(layers).values()}
         found = copy.deepcopy(self, known)

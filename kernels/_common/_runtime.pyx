@@ -17,7 +17,8 @@ cdef extern from "numpy/arrayobject.h":
     descr *PyArray_DESCR(cnp.ndarray a)
 
 cdef extern from "pool.h":
-    enum: FD_F32, FD_F64, FD_F16, FD_BF16, FD_U8, FD_I32, FD_I64, FD_U64, FD_I8, FD_I16, FD_U16, FD_U32, FD_OTHER
+    enum: FD_F32, FD_F64, FD_F16, FD_BF16, FD_E4M3, FD_E5M2, FD_U8, FD_I32, FD_I64, FD_U64, FD_I8, FD_I16, FD_U16, FD_U32
+    enum: FD_OTHER
     enum: FD_MAX_DIMS
     const char *FD_CAPSULE
     ctypedef struct fd_tensor:
@@ -79,8 +80,13 @@ cdef int _type(cnp.ndarray a) noexcept:
         return FD_I8 if itemsize == 1 else FD_I16 if itemsize == 2 else FD_I32 if itemsize == 4 else FD_I64
     if PyArray_DESCR(a).kind == c"u":
         return FD_U16 if itemsize == 2 else FD_U32 if itemsize == 4 else FD_U64
-    if num >= NPY_USERDEF and itemsize == 2 and PyArray_DESCR(a).type == c"E":
-        return FD_BF16  # ml_dtypes registers bfloat16 with this character
+    if num >= NPY_USERDEF:  # ml_dtypes registers its dtypes with these characters
+        if itemsize == 2 and PyArray_DESCR(a).type == c"E":
+            return FD_BF16
+        if itemsize == 1 and PyArray_DESCR(a).type == c"4":
+            return FD_E4M3
+        if itemsize == 1 and PyArray_DESCR(a).type == c"5":
+            return FD_E5M2
     return FD_OTHER
 
 

@@ -4,7 +4,7 @@ from libc.stddef cimport ptrdiff_t
 from fastdl.kernels._common._runtime import _api
 
 cdef extern from "runtime.h":
-    enum: FD_F32, FD_F64, FD_F16, FD_BF16, FD_U8, FD_I32, FD_I64, FD_U64, FD_OTHER
+    enum: FD_F32, FD_F64, FD_F16, FD_BF16, FD_E4M3, FD_E5M2, FD_U8, FD_I32, FD_I64, FD_U64, FD_TF32, FD_OTHER
     ctypedef struct fd_tensor:
         char *data
         int ndim

@@ -37,19 +37,19 @@ static inline void FD_CAT(fd_read_vector, SFX)(int type, const char *from, T *to
     const ptrdiff_t n = FD_CAT(FD_LANES, SFX);
     if (sizeof(T) == 4 && type == FD_F16) fd_widen_f16((const uint16_t *)from, (float *)(void *)to, n);
     else if (sizeof(T) == 4 && type == FD_BF16) fd_widen_bf16((const uint16_t *)from, (float *)(void *)to, n);
-    else FD_CAT(fd_read, SFX)(type, from, type == FD_F64 ? 8 : type == FD_F32 ? 4 : 2, to, n);
+    else FD_CAT(fd_read, SFX)(type, from, fd_itemsize(type), to, n);
 }
 static inline void FD_CAT(fd_write_vector, SFX)(int type, const T *from, char *to) {
     const ptrdiff_t n = FD_CAT(FD_LANES, SFX);
     if (sizeof(T) == 4 && type == FD_F16) fd_narrow_f16((const float *)(const void *)from, (uint16_t *)to, n);
     else if (sizeof(T) == 4 && type == FD_BF16) fd_narrow_bf16((const float *)(const void *)from, (uint16_t *)to, n);
-    else FD_CAT(fd_write, SFX)(type, from, to, type == FD_F64 ? 8 : type == FD_F32 ? 4 : 2, n);
+    else FD_CAT(fd_write, SFX)(type, from, to, fd_itemsize(type), n);
 }
 
 /* Panel of a matrix b[rows][n] for the register tile: to[row][nr], n <= nr, the rest of each row zero. */
 static void FD_CAT(fd_pack_panel, SFX)(T *to, ptrdiff_t nr, int type, const char *b, ptrdiff_t rows, ptrdiff_t row_stride,
                                        ptrdiff_t n, ptrdiff_t column_stride) {
-    const ptrdiff_t size = type == FD_F64 ? 8 : type == FD_F32 ? 4 : 2;
+    const ptrdiff_t size = fd_itemsize(type);
     if (n < nr)
         for (ptrdiff_t i = 0; i < rows; i++)
             for (ptrdiff_t j = n; j < nr; j++) to[i * nr + j] = 0;

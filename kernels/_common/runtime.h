@@ -11,8 +11,10 @@
 
 #define FD_MAX_DIMS 16
 
-/* Element types, as fd_tensor.type. */
-enum { FD_F32, FD_F64, FD_F16, FD_BF16, FD_U8, FD_I32, FD_I64, FD_U64, FD_I8, FD_I16, FD_U16, FD_U32, FD_OTHER };
+/* Element types, as fd_tensor.type. FD_TF32 is a float32 that is rounded to TF32 when it is read: no array has it, a kernel
+ * may say it of one. */
+enum { FD_F32, FD_F64, FD_F16, FD_BF16, FD_E4M3, FD_E5M2, FD_U8, FD_I32, FD_I64, FD_U64, FD_I8, FD_I16, FD_U16, FD_U32,
+       FD_TF32, FD_OTHER };
 
 typedef struct {
     char *data;

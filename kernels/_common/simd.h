@@ -141,7 +141,113 @@ static inline float fd_f64_to_f32_odd(double d) {
 static inline uint16_t fd_f64_to_f16(double d) { return fd_f32_to_f16(fd_f64_to_f32_odd(d)); }
 static inline uint16_t fd_f64_to_bf16(double d) { return fd_f32_to_bf16(fd_f64_to_f32_odd(d)); }
 
+/* ---- float8: e5m2, the upper byte of a float16, and e4m3fn, which has NaN but no infinity ------------------------ */
+
+/* A float16 that is a float8 exactly: e5m2, or e4m3 divided by 256 (its exponent is biased by 7 and not by 15). */
+static inline uint16_t fd_e5m2_to_f16(uint8_t v) { return (uint16_t)(v << 8); }
+static inline uint16_t fd_e4m3_to_f16(uint8_t v) {
+    const uint32_t magnitude = v & 0x7fu;
+    return (uint16_t)((v & 0x80u) << 8 | (magnitude == 0x7fu ? 0x7e00u : magnitude << 7));
+}
+
+/* Rounds to nearest, ties to even. Adding a power of two leaves the bits of a subnormal at the bottom of the mantissa,
+ * rounded by the addition itself. NaN becomes quiet; what is too large becomes e5m2's infinity, or e4m3's NaN. */
+static inline uint8_t fd_f32_to_e5m2(float f) {
+    union { uint32_t u; float f; } in, small;
+    in.f = f;
+    const uint32_t magnitude = in.u & 0x7fffffffu;
+    small.u = magnitude;
+    small.f += 0x1p7f;
+    const uint32_t normal = (magnitude - 0x38000000u + 0xfffffu + ((magnitude >> 21) & 1u)) >> 21;
+    const uint32_t special = magnitude > 0x7f800000u ? 0x7eu | ((magnitude >> 21) & 3u) : 0x7cu;
+    const uint32_t r = magnitude < 0x38800000u ? small.u - 0x43000000u : normal;
+    return (uint8_t)(in.u >> 24 & 0x80u) | (uint8_t)(magnitude >= 0x47800000u ? special : r);
+}
+static inline uint8_t fd_f32_to_e4m3(float f) {
+    union { uint32_t u; float f; } in, small;
+    in.f = f;
+    const uint32_t magnitude = in.u & 0x7fffffffu;
+    small.u = magnitude;
+    small.f += 0x1p14f;
+    const uint32_t normal = (magnitude - 0x3c000000u + 0x7ffffu + ((magnitude >> 20) & 1u)) >> 20;
+    const uint32_t r = magnitude < 0x3c800000u ? small.u - 0x46800000u : normal;
+    return (uint8_t)(in.u >> 24 & 0x80u) | (uint8_t)(r > 0x7fu ? 0x7fu : r);
+}
+
+#define FD_F8_PIECE 128
+
+/* One copy of each in an extension, which the many places that load and store share. */
+static __attribute__((noinline)) void fd_widen_f8(int type, const char *restrict from, ptrdiff_t stride,
+                                                  float *restrict to, ptrdiff_t n) {
+    uint16_t half[FD_F8_PIECE];
+    uint8_t bytes[FD_F8_PIECE];
+    for (ptrdiff_t i = 0; i < n; i += FD_F8_PIECE) {
+        const ptrdiff_t many = fd_min(FD_F8_PIECE, n - i);
+        const uint8_t *source = (const uint8_t *)from + i;
+        if (stride != 1) {
+            for (ptrdiff_t j = 0; j < many; j++) bytes[j] = *(const uint8_t *)(from + (i + j) * stride);
+            source = bytes;
+        }
+        if (type == FD_E5M2)
+            for (ptrdiff_t j = 0; j < many; j++) half[j] = fd_e5m2_to_f16(source[j]);
+        else
+            for (ptrdiff_t j = 0; j < many; j++) half[j] = fd_e4m3_to_f16(source[j]);
+        fd_widen_f16(half, to + i, many);
+        if (type == FD_E4M3)
+            for (ptrdiff_t j = 0; j < many; j++) to[i + j] *= 0x1p8f;
+    }
+}
+
+static __attribute__((noinline)) void fd_narrow_f8(int type, const float *restrict from, char *restrict to,
+                                                   ptrdiff_t stride, ptrdiff_t n) {
+    uint8_t bytes[FD_F8_PIECE];
+    for (ptrdiff_t i = 0; i < n; i += FD_F8_PIECE) {
+        const ptrdiff_t many = fd_min(FD_F8_PIECE, n - i);
+        uint8_t *target = stride == 1 ? (uint8_t *)to + i : bytes;
+        if (type == FD_E5M2)
+            for (ptrdiff_t j = 0; j < many; j++) target[j] = fd_f32_to_e5m2(from[i + j]);
+        else
+            for (ptrdiff_t j = 0; j < many; j++) target[j] = fd_f32_to_e4m3(from[i + j]);
+        for (ptrdiff_t j = 0; stride != 1 && j < many; j++) *(uint8_t *)(to + (i + j) * stride) = bytes[j];
+    }
+}
+
+/* By way of float32: exact, and rounded to odd. */
+static __attribute__((noinline)) void fd_widen_f8_f64(int type, const char *restrict from, ptrdiff_t stride,
+                                                      double *restrict to, ptrdiff_t n) {
+    float single[FD_F8_PIECE];
+    for (ptrdiff_t i = 0; i < n; i += FD_F8_PIECE) {
+        const ptrdiff_t many = fd_min(FD_F8_PIECE, n - i);
+        fd_widen_f8(type, from + i * stride, stride, single, many);
+        for (ptrdiff_t j = 0; j < many; j++) to[i + j] = single[j];
+    }
+}
+static __attribute__((noinline)) void fd_narrow_f8_f64(int type, const double *restrict from, char *restrict to,
+                                                       ptrdiff_t stride, ptrdiff_t n) {
+    float single[FD_F8_PIECE];
+    for (ptrdiff_t i = 0; i < n; i += FD_F8_PIECE) {
+        const ptrdiff_t many = fd_min(FD_F8_PIECE, n - i);
+        for (ptrdiff_t j = 0; j < many; j++) single[j] = fd_f64_to_f32_odd(from[i + j]);
+        fd_narrow_f8(type, single, to + i * stride, stride, many);
+    }
+}
+
 /* ---- any storage, any stride (in bytes) ----------------------------------------------------------------------- */
+
+/* As a tensor core takes float32: rounded to 11 significant bits, ties away from zero. */
+static __attribute__((noinline)) void fd_load_tf32(const char *restrict from, ptrdiff_t stride, float *restrict to,
+                                                   ptrdiff_t n) {
+    for (ptrdiff_t i = 0; i < n; i++) {
+        uint32_t word;
+        memcpy(&word, from + i * stride, 4);
+        word = (word & 0x7f800000u) == 0x7f800000u ? word : (word + 0x1000u) & 0xffffe000u;
+        memcpy(to + i, &word, 4);
+    }
+}
+
+static inline ptrdiff_t fd_itemsize(int type) {
+    return type == FD_F64 ? 8 : type == FD_F32 || type == FD_TF32 ? 4 : type == FD_F16 || type == FD_BF16 ? 2 : 1;
+}
 
 /* The first of the two loops is what the compiler turns into vectors. */
 #define FD_GATHER(type, convert)                                                                  \
@@ -171,6 +277,9 @@ static inline void fd_load_f32(int type, const char *restrict from, ptrdiff_t st
         else FD_GATHER(uint16_t, fd_bf16_to_f32);
         break;
     case FD_F64: FD_GATHER(double, (float)); break;
+    case FD_E4M3:
+    case FD_E5M2: fd_widen_f8(type, from, stride, to, n); break;
+    case FD_TF32: fd_load_tf32(from, stride, to, n); break;
     case FD_U8: FD_GATHER(uint8_t, (float)); break;
     }
 }
@@ -191,6 +300,8 @@ static inline void fd_store_f32(int type, const float *restrict from, char *rest
         else FD_SCATTER(uint16_t, fd_f32_to_bf16);
         break;
     case FD_F64: FD_SCATTER(double, (double)); break;
+    case FD_E4M3:
+    case FD_E5M2: fd_narrow_f8(type, from, to, stride, n); break;
     case FD_U8: FD_SCATTER(uint8_t, (uint8_t)); break;
     }
 }
@@ -204,6 +315,8 @@ static inline void fd_load_f64(int type, const char *restrict from, ptrdiff_t st
     case FD_F32: FD_GATHER(float, (double)); break;
     case FD_F16: FD_GATHER(uint16_t, fd_f16_to_f32); break;
     case FD_BF16: FD_GATHER(uint16_t, fd_bf16_to_f32); break;
+    case FD_E4M3:
+    case FD_E5M2: fd_widen_f8_f64(type, from, stride, to, n); break;
     case FD_U8: FD_GATHER(uint8_t, (double)); break;
     }
 }
@@ -217,6 +330,8 @@ static inline void fd_store_f64(int type, const double *restrict from, char *res
     case FD_F32: FD_SCATTER(float, (float)); break;
     case FD_F16: FD_SCATTER(uint16_t, fd_f64_to_f16); break;
     case FD_BF16: FD_SCATTER(uint16_t, fd_f64_to_bf16); break;
+    case FD_E4M3:
+    case FD_E5M2: fd_narrow_f8_f64(type, from, to, stride, n); break;
     case FD_U8: FD_SCATTER(uint8_t, (uint8_t)); break;
     }
 }

@@ -7,10 +7,10 @@ forward
 ``cast_forward(problem, x, out, threads)``
 
 * *Problem*: ``shapes == (x.shape,)``; ``storage`` is the dtype of ``out``; ``attrs``: ``source``, the dtype of ``x``.
-  Each of the two is one of float32, float64, float16, bfloat16; they may be equal.
+  Each of the two is one of float32, float64, float16, bfloat16, float8_e4m3fn, float8_e5m2; they may be equal.
 * ``x`` and ``out`` have any strides.
-* There is one rounding, also from float64 to float16 and bfloat16. What is too large becomes an infinity, what is too
-  small a subnormal or a zero with its sign. Widening is exact.
+* There is one rounding, also from float64 to float16, bfloat16 and float8. What is too large becomes an infinity (in
+  float8_e4m3fn, which has none, NaN), what is too small a subnormal or a zero with its sign. Widening is exact.
 * NaN stays NaN with its sign. Its payload is not part of the contract (the compiled rows keep the upper bits, the same
   at every level and in every layout; a signalling NaN may become quiet).
 * ``out`` must not overlap ``x``.

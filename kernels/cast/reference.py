@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..dropout.reference import random_words
-from ..problem import Problem
+from ..problem import FLOAT8, Problem
 
 #: Significand bits of the dtypes that values are rounded to by chance, exponent of their smallest subnormal, and their
 #: largest finite value.
@@ -30,7 +30,7 @@ def _round_to_odd(x: np.ndarray) -> np.ndarray:
 def cast_forward(problem: Problem, x: np.ndarray, out: np.ndarray, threads: int) -> None:
     """out = x in the dtype of out, rounded to nearest even once."""
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        if problem.attr("source") == "float64" and problem.storage == "bfloat16":
+        if problem.attr("source") == "float64" and problem.storage in ("bfloat16", *FLOAT8):
             # ml_dtypes converts by way of float32, which would round twice.
             out[...] = _round_to_odd(np.array(x, ndmin=1)).reshape(x.shape).astype(out.dtype)
         else:

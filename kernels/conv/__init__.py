@@ -28,4 +28,11 @@ channels-last memory. Outputs are written completely and must not overlap inputs
 zero dw and db. Beyond the borders of x (of dout in backward_input) a kernel may add products with 0 or leave them out:
 where the other factor holds NaN or infinities, elements that only such products make NaN may be NaN or not. Sums run in
 the compute dtype, in blocks laid down in ``plan.py``, and are rounded to storage once.
+
+Emulated arithmetic (``registry.Row.arithmetic``), with the same arguments:
+
+* ``conv2d_forward_tf32``, ``conv2d_backward_input_tf32``, ``conv2d_backward_weight_tf32``, float32: the two factors of
+  the products are rounded to TF32 first, as in ``gemm``.
+* ``conv2d_forward_float16_sums``, float16: a chain of terms in the order r, s, c (the last one fastest), each product
+  and each partial sum rounded to float16, as in ``gemm``; b is added in float32. The bits are the same on every row.
 """

@@ -22,6 +22,7 @@ cdef extern from "conv_call.h":
         const fd_tensor *mask
         int relu
         int groups
+        int half_sums
         ptrdiff_t mc
         ptrdiff_t kc
         ptrdiff_t slices
@@ -77,7 +78,7 @@ cdef class _Axes:
 cdef dict _axes_of = {}  # plan.Axis tuples -> _Axes, so that a repeated call pays one look-up
 
 
-cdef int _start(conv_call *g, problem, source, weight, out, _Axes rows, _Axes columns, chosen) except -1:
+cdef int _start(conv_call *g, problem, source, weight, out, _Axes rows, _Axes columns, chosen, arithmetic) except -1:
     """Fills what all three directions share."""
     fd_tensor_of(source, &g.source)
     fd_tensor_of(weight, &g.weight)
@@ -88,6 +89,13 @@ cdef int _start(conv_call *g, problem, source, weight, out, _Axes rows, _Axes co
     g.columns, g.column_classes = columns.axes, columns.count
     g.batch = g.source.shape[0]
     g.relu = problem.epilogue == "bias_relu"
+    g.half_sums = arithmetic == "float16_sums"
+    if arithmetic == "tf32":
+        g.source.type = FD_TF32
+        if problem.direction == "backward_weight":
+            g.out.type = FD_TF32
+        else:
+            g.weight.type = FD_TF32
     # Seen from the pass: forward sums over c and produces k, backward_input the other way round.
     cdef ptrdiff_t k = g.weight.shape[0] // g.groups
     g.w_group = k * g.weight.stride[0]
@@ -109,15 +117,15 @@ cdef _Axes _axes(key):
     return axes
 
 
-cdef int _gather(problem, source, w, bias, mask, out, int threads) except -1:
-    """forward and backward_input: the same loops over other axes."""
+cdef int _gather(problem, source, w, bias, mask, out, int threads, arithmetic) except -1:
+    """forward and backward_input: the same loops over other axes. (For ``arithmetic`` see ``registry.Row``.)"""
     cdef conv_call g
     cdef fd_tensor bias_tensor, mask_tensor
     cdef const fd_tensor *bias_or_null
     cdef int status
     chosen = plan(problem, ISA)
     cdef _Axes rows = _axes(chosen.rows), columns = _axes(chosen.columns)
-    _start(&g, problem, source, w, out, rows, columns, chosen)
+    _start(&g, problem, source, w, out, rows, columns, chosen, arithmetic)
     bias_or_null = optional(bias, &bias_tensor)
     g.mask = optional(mask, &mask_tensor)
     with nogil:
@@ -127,24 +135,48 @@ cdef int _gather(problem, source, w, bias, mask, out, int threads) except -1:
 
 def conv2d_forward(problem, x, w, b, out, int threads):
     """out = f(correlation of x with w, + b)."""
-    _gather(problem, x, w, b, None, out, threads)
+    _gather(problem, x, w, b, None, out, threads, "")
+
+
+def conv2d_forward_tf32(problem, x, w, b, out, int threads):
+    """conv2d_forward with x and w rounded to TF32."""
+    _gather(problem, x, w, b, None, out, threads, "tf32")
+
+
+def conv2d_forward_float16_sums(problem, x, w, b, out, int threads):
+    """conv2d_forward, each product and each partial sum rounded to float16."""
+    _gather(problem, x, w, b, None, out, threads, "float16_sums")
 
 
 def conv2d_backward_input(problem, dout, w, y, dx, int threads):
     """dx = what each input element contributed, weighted by dout; 0 where y <= 0."""
-    _gather(problem, dout, w, None, y, dx, threads)
+    _gather(problem, dout, w, None, y, dx, threads, "")
 
 
-def conv2d_backward_weight(problem, dout, x, dw, int threads):
-    """dw = correlation of x with dout."""
+def conv2d_backward_input_tf32(problem, dout, w, y, dx, int threads):
+    """conv2d_backward_input with dout and w rounded to TF32."""
+    _gather(problem, dout, w, None, y, dx, threads, "tf32")
+
+
+cdef int _weight(problem, dout, x, dw, int threads, arithmetic) except -1:
     cdef conv_call g
     cdef int status
     chosen = plan(problem, ISA)
     cdef _Axes rows = _axes(chosen.rows), columns = _axes(chosen.columns)
-    _start(&g, problem, x, dw, dout, rows, columns, chosen)
+    _start(&g, problem, x, dw, dout, rows, columns, chosen, arithmetic)
     with nogil:
         status = conv_weight_start(&g, threads)
-    finish(status)
+    return finish(status)
+
+
+def conv2d_backward_weight(problem, dout, x, dw, int threads):
+    """dw = correlation of x with dout."""
+    _weight(problem, dout, x, dw, threads, "")
+
+
+def conv2d_backward_weight_tf32(problem, dout, x, dw, int threads):
+    """conv2d_backward_weight with dout and x rounded to TF32."""
+    _weight(problem, dout, x, dw, threads, "tf32")
 
 
 def conv2d_backward_bias(problem, dout, db, int threads):

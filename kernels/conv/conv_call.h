@@ -6,6 +6,7 @@
 #ifndef FASTDL_CONV_CALL_H
 #define FASTDL_CONV_CALL_H
 #include "blocks.h"
+#include "half_sums.h"
 
 typedef struct {
     ptrdiff_t start, step, count, scale;
@@ -17,7 +18,7 @@ typedef struct {
     fd_tensor source, weight, out; /* (N, C, H, W), (K, C/groups, R, S), (N, K, OH, OW) or their mirror images */
     const void *bias;              /* contiguous, compute dtype, or NULL */
     const fd_tensor *mask;         /* like out, or NULL */
-    int relu, groups;
+    int relu, groups, half_sums; /* half_sums: sums are rounded to float16, see half_sums.h */
     ptrdiff_t mc, kc, slices;
     int row_classes, column_classes;
     const conv_axis *rows, *columns;

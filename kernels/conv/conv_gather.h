@@ -118,9 +118,12 @@ static int FD_CAT(conv_gather_task, SFX)(void *context, ptrdiff_t index) {
         for (ptrdiff_t k0 = 0; k0 < inner; k0 += g->kc) {
             const ptrdiff_t k = fd_min(g->kc, inner - k0);
             FD_CAT(conv_gather, SFX)(&source, first, m, k0, k0 + k, a, ld);
-            for (ptrdiff_t p = 0; p < g->panels; p++)
-                FD_CAT(fd_panel, SFX)(nv, m, k, a, ld, 1, weights + ((group * g->panels + p) * inner + k0) * nr, nr,
-                                      c + p * nr, wide, k0 > 0);
+            for (ptrdiff_t p = 0; p < g->panels; p++) {
+                const T *b = weights + ((group * g->panels + p) * inner + k0) * nr;
+                if (sizeof(T) == 4 && g->half_sums)
+                    fd_half_panel(nv, m, k, (float *)a, ld, 1, (const float *)b, nr, (float *)(c + p * nr), wide, k0 > 0);
+                else FD_CAT(fd_panel, SFX)(nv, m, k, a, ld, 1, b, nr, c + p * nr, wide, k0 > 0);
+            }
         }
         const ptrdiff_t k0 = group * g->produce;
         const T *bias = g->bias ? (const T *)g->bias + k0 : NULL;

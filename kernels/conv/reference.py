@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ..gemm.reference import epilogue
+from ..gemm.reference import epilogue, tf32
 from ..pool.reference import max_pool2d_forward
 from ..problem import Problem
 
@@ -98,3 +98,41 @@ def conv2d_backward_weight(problem: Problem, dout: np.ndarray, x: np.ndarray, dw
 def conv2d_backward_bias(problem: Problem, dout: np.ndarray, db: np.ndarray, threads: int) -> None:
     """db = dout summed over everything but the channels."""
     db[...] = dout.sum((0, 2, 3), dtype=problem.compute)
+
+
+# ---- emulated arithmetic --------------------------------------------------------------------------------------------
+
+
+def conv2d_forward_tf32(
+    problem: Problem, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, out: np.ndarray, threads: int
+) -> None:
+    """conv2d_forward with x and w rounded to TF32."""
+    conv2d_forward(problem, tf32(x), tf32(w), b, out, threads)
+
+
+def conv2d_backward_input_tf32(
+    problem: Problem, dout: np.ndarray, w: np.ndarray, y: np.ndarray | None, dx: np.ndarray, threads: int
+) -> None:
+    """conv2d_backward_input with dout and w rounded to TF32."""
+    conv2d_backward_input(problem, tf32(dout), tf32(w), y, dx, threads)
+
+
+def conv2d_backward_weight_tf32(
+    problem: Problem, dout: np.ndarray, x: np.ndarray, dw: np.ndarray, threads: int
+) -> None:
+    """conv2d_backward_weight with dout and x rounded to TF32."""
+    conv2d_backward_weight(problem, tf32(dout), tf32(x), dw, threads)
+
+
+def conv2d_forward_float16_sums(
+    problem: Problem, x: np.ndarray, w: np.ndarray, b: np.ndarray | None, out: np.ndarray, threads: int
+) -> None:
+    """conv2d_forward, each product and each partial sum rounded to float16."""
+    padded, w, total = _pad(x, problem).astype(np.float16), w.astype(np.float16), np.zeros(out.shape, np.float16)
+    with np.errstate(over="ignore", invalid="ignore"):
+        for cs, ks in groups_of(problem):
+            for r, s, (rows, columns) in taps_of(problem):
+                image = padded[:, cs, rows, columns]
+                for c in range(w.shape[1]):
+                    total[:, ks] += image[:, c, None] * w[ks, c, r, s, None, None]
+    out[...] = epilogue(total.astype(np.float32), b, problem.epilogue, axis=1).astype(np.float16)

@@ -36,8 +36,12 @@ static int FD_CAT(gemm_task, SFX)(void *context, ptrdiff_t index) {
         for (ptrdiff_t p = 0; p < panels; p++)
             FD_CAT(fd_pack_panel, SFX)(b + p * nr * k, nr, g->b.type, g->b.data + k0 * g->b_row + (n0 + p * nr) * g->b_col,
                                        k, g->b_row, fd_min(nr, n - p * nr), g->b_col);
-        for (ptrdiff_t p = 0; p < panels; p++)
-            FD_CAT(fd_panel, SFX)(nv, m, k, a, row, step, b + p * nr * k, nr, c + p * nr, wide, k0 > 0);
+        for (ptrdiff_t p = 0; p < panels; p++) {
+            if (sizeof(T) == 4 && g->half_sums)
+                fd_half_panel(nv, m, k, (float *)a, row, step, (float *)(b + p * nr * k), nr, (float *)(c + p * nr), wide,
+                              k0 > 0);
+            else FD_CAT(fd_panel, SFX)(nv, m, k, a, row, step, b + p * nr * k, nr, c + p * nr, wide, k0 > 0);
+        }
     }
     for (ptrdiff_t i = 0; i < m; i++) {
         const T *bias = (const T *)g->bias;

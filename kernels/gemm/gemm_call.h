@@ -2,11 +2,12 @@
 #ifndef FASTDL_GEMM_CALL_H
 #define FASTDL_GEMM_CALL_H
 #include "blocks.h"
+#include "half_sums.h"
 
 typedef struct {
     fd_tensor a, b, out;
     const void *bias; /* contiguous, compute dtype, or NULL */
-    int relu;
+    int relu, half_sums; /* half_sums: sums are rounded to float16, see half_sums.h */
     ptrdiff_t m, n, k, mc, nc, kc, thin, n_blocks;
     ptrdiff_t a_row, a_col, a_size, b_row, b_col; /* bytes */
 } gemm_call;

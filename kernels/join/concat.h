@@ -121,6 +121,7 @@ static inline void concat_copy(const char *restrict from, ptrdiff_t in, char *re
                                ptrdiff_t itemsize, int streams) {
     if (in == itemsize && out == itemsize && streams) fd_stream_copy(to, from, n * itemsize);
     else if (in == itemsize && out == itemsize) memcpy(to, from, (size_t)(n * itemsize));
+    else if (itemsize == 1) CONCAT_STRIDED(uint8_t);
     else if (itemsize == 2) CONCAT_STRIDED(uint16_t);
     else if (itemsize == 4) CONCAT_STRIDED(uint32_t);
     else CONCAT_STRIDED(uint64_t);

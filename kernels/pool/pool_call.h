@@ -33,6 +33,18 @@
 #include "avg_pool.h"
 #undef S
 #undef STO
+#define S uint8_t /* only their forward passes are used, and nothing is made of the others */
+#define STO e4m3
+#include "max_pool.h"
+#include "max_pool_3x3.h"
+#include "avg_pool.h"
+#undef STO
+#define STO e5m2
+#include "max_pool.h"
+#include "max_pool_3x3.h"
+#include "avg_pool.h"
+#undef S
+#undef STO
 #undef T
 #undef SFX
 #undef I
@@ -53,9 +65,10 @@
 
 typedef void (*pool_row)(const pool_call *p, ptrdiff_t n, ptrdiff_t row);
 
-/* By FD_F32, FD_F64, FD_F16, FD_BF16. */
+/* By FD_F32, FD_F64, FD_F16, FD_BF16, FD_E4M3, FD_E5M2; gradients have no float8. */
 #define POOL_STORED(name) {name##_f32, name##_f64, name##_f16, name##_bf16}
-#define POOL_COMPUTED(name) {name##_f32, name##_f64, name##_f32, name##_f32}
+#define POOL_STORED_ALL(name) {name##_f32, name##_f64, name##_f16, name##_bf16, name##_e4m3, name##_e5m2}
+#define POOL_COMPUTED(name) {name##_f32, name##_f64, name##_f32, name##_f32, name##_f32, name##_f32}
 
 static int pool_side_by_side(const fd_tensor *t) {
     const ptrdiff_t lanes = t->type == FD_F64 ? FD_LANES_f64 : FD_LANES_f32;
@@ -131,8 +144,8 @@ static int pool_three(const pool_call *p) {
 }
 
 static int max_pool_forward(pool_call *p, int threads) {
-    static const pool_row registers[] = POOL_STORED(max_forward), lines[] = POOL_COMPUTED(max_forward_lines);
-    static const pool_row three[] = POOL_STORED(max_forward_3x3);
+    static const pool_row registers[] = POOL_STORED_ALL(max_forward), lines[] = POOL_COMPUTED(max_forward_lines);
+    static const pool_row three[] = POOL_STORED_ALL(max_forward_3x3);
     return pool_forward(p, pool_three(p) ? three : registers, lines, threads);
 }
 
@@ -152,7 +165,7 @@ static int max_pool_backward(pool_call *p, int threads) {
 }
 
 static int avg_pool_forward(pool_call *p, int threads) {
-    static const pool_row registers[] = POOL_STORED(avg_forward), lines[] = POOL_COMPUTED(avg_forward_lines);
+    static const pool_row registers[] = POOL_STORED_ALL(avg_forward), lines[] = POOL_COMPUTED(avg_forward_lines);
     return pool_forward(p, registers, lines, threads);
 }
 
@@ -162,7 +175,7 @@ static int avg_pool_backward(pool_call *p, int threads) {
 }
 
 static int global_avg_pool_forward(pool_call *p, int threads) {
-    static const pool_row registers[] = POOL_STORED(global_forward), lines[] = POOL_COMPUTED(global_forward_line);
+    static const pool_row registers[] = POOL_STORED_ALL(global_forward), lines[] = POOL_COMPUTED(global_forward_line);
     const ptrdiff_t lanes = p->image.type == FD_F64 ? FD_LANES_f64 : FD_LANES_f32;
     const int fast = pool_registers(p);
     const ptrdiff_t channels = p->image.shape[1], rows = fast ? fd_ceil_div(channels, POOL_GROUP * lanes) : channels;

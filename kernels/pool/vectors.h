@@ -51,6 +51,36 @@ static inline void pool_store_f16(uint16_t *to, fd_v_f32 v) {
 }
 #endif
 
+/* Bits of a where the mask is set, else of b. A macro: behind a function GCC no longer sees that this is a blend. */
+#define POOL_SELECT(mask, a, b) (((a) & (mask)) | ((b) & ~(mask)))
+
+/* float8, as in simd.h: BITS of significand with the hidden one, SHIFT to where a float32 has them, SCALE from its bias to
+ * the format's. What is SPECIAL or more becomes NAN_BITS | itself when it is loaded; FIRST is the least float32 that is
+ * stored as a normal number, and ROUNDING + subnormal has the subnormal's bits at the end. */
+#define POOL_FLOAT8(name, SHIFT, SCALE, SPECIAL, NAN_BITS, BIAS, FIRST, ROUNDING)                                        \
+    static inline fd_v_f32 pool_load_##name(const uint8_t *from) {                                                     \
+        const pool_i_f32 v = fd_load_bytes_f32((const char *)from), magnitude = v & 0x7f;                              \
+        const pool_i_f32 number = (pool_i_f32)((fd_v_f32)(magnitude << SHIFT) * SCALE);                                \
+        return (fd_v_f32)(number | ((magnitude >= SPECIAL) & NAN_BITS) | (v & 0x80) << 24);                            \
+    }                                                                                                                  \
+    static inline pool_i_f32 pool_finite_##name(pool_i_f32 magnitude) {                                                \
+        const pool_i_f32 normal = (magnitude - BIAS + (1 << (SHIFT - 1)) - 1 + ((magnitude >> SHIFT) & 1)) >> SHIFT;   \
+        const fd_v_f32 rounding = (fd_v_f32){0} + ROUNDING;                                                            \
+        return POOL_SELECT(magnitude < FIRST, (pool_i_f32)((fd_v_f32)magnitude + rounding) - (pool_i_f32)rounding, normal); \
+    }
+POOL_FLOAT8(e5m2, 21, 0x1p112f, 0x7c, 0x7f800000, 0x38000000, 0x38800000, 0x1p7f)
+POOL_FLOAT8(e4m3, 20, 0x1p120f, 0x7f, 0x7fc00000, 0x3c000000, 0x3c800000, 0x1p14f)
+
+static inline void pool_store_e5m2(uint8_t *to, fd_v_f32 v) {
+    const pool_i_f32 magnitude = (pool_i_f32)v & 0x7fffffff, special = 0x7c | ((magnitude > 0x7f800000) & 2);
+    const pool_i_f32 r = POOL_SELECT(magnitude >= 0x47800000, special, pool_finite_e5m2(magnitude));
+    fd_store_bytes_f32((char *)to, r | (((pool_i_f32)v >> 24) & 0x80));
+}
+static inline void pool_store_e4m3(uint8_t *to, fd_v_f32 v) {
+    const pool_i_f32 r = pool_finite_e4m3((pool_i_f32)v & 0x7fffffff);
+    fd_store_bytes_f32((char *)to, POOL_SELECT(r > 0x7f, (pool_i_f32){0} + 0x7f, r) | (((pool_i_f32)v >> 24) & 0x80));
+}
+
 /* Tap numbers: uint8 or int32 in memory, as wide as the values in registers. */
 typedef int32_t pool_i32_f32 __attribute__((vector_size(4 * FD_LANES_f32), aligned(4), may_alias));
 typedef int32_t pool_i32_f64 __attribute__((vector_size(4 * FD_LANES_f64), aligned(4), may_alias));
@@ -75,9 +105,6 @@ typedef pool_i_f64 pool_mask_f64;
 #else
 typedef pool_i_f32 pool_mask_f64;
 #endif
-
-/* Bits of a where the mask is set, else of b. A macro: behind a function GCC no longer sees that this is a blend. */
-#define POOL_SELECT(mask, a, b) (((a) & (mask)) | ((b) & ~(mask)))
 
 #define POOL_INLINE static inline __attribute__((always_inline))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..arrays import largest
+from ...kernels.problem import COMPUTE, FLOAT8
+from ..arrays import EXPONENTS, SIGNIFICAND, largest
 from ..cases import Axes, Maker, Operand, numbers
 from .axes import ORDER_AXIS, OUT_ORDERS, AxisValues, Made, ToProblem
 
@@ -99,7 +100,7 @@ def cast_axes(direction: str) -> AxisValues:
         }
     return {
         "values": ("normal", "bits", "ties", "special"),
-        "source": ("float32", "float64", "float16", "bfloat16"),
+        "source": tuple(COMPUTE),
         "shape": ("777", *SHAPES),
         **ORDER_AXIS,
     }
@@ -113,7 +114,9 @@ def cast(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
         x = make.input("x", shape, fill.get(a["values"], "special:1"), a["order"], "float32")
         state = make.input("state", (2,), f"list:{a['seed']};{a['step']}", "nchw", "uint64")
         return problem((shape,)), (x, state, make.output("out", shape, a["out_order"])), ("x",)
-    wider = a["source"] in ("float32", "float64") and make.storage != "float64" and a["source"] != make.storage
+    # Every midpoint of the narrower dtype, and what lies beside it, is one of the wider dtype.
+    wider = SIGNIFICAND[a["source"]] > SIGNIFICAND[make.storage] + 1 and a["source"] not in FLOAT8
+    wider &= EXPONENTS[a["source"]][0] < EXPONENTS[make.storage][0]
     fill = {"normal": "normal:30", "bits": "bits", "ties": f"ties:{make.storage}" if wider else "bits"}
     arguments = (
         make.input("x", shape, fill.get(a["values"], "special:1"), a["order"], a["source"]),
