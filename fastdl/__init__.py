@@ -11,7 +11,7 @@ Importing this package imports no other; every name below is loaded at its first
 ``get_default_dtype``, ``set_conv_algorithm``,
 ``inference``, ``explain``
 ``profile``                                            the time of each layer in a program
-``binarize``                                           a network with binary weights and activations
+``binarize``, ``quantize``                             a network with binary weights and activations, or with bytes
 ``to_device``                                          an array's copy on a GPU, or back in host memory
 =====================================================  ==========================================================
 """
@@ -48,6 +48,7 @@ if TYPE_CHECKING:
         use_backend,
     )
     from .precision.binarization import binarize
+    from .precision.quantization import quantize
     from .profiling import profile
 
 __version__ = "0.1.0"
@@ -78,7 +79,12 @@ _SETTINGS = (
     "threads",
     "use_backend",
 )
-_ELSEWHERE = {"binarize": "precision.binarization", "profile": "profiling", "to_device": "_device"}
+_ELSEWHERE = {
+    "binarize": "precision.binarization",
+    "profile": "profiling",
+    "quantize": "precision.quantization",
+    "to_device": "_device",
+}
 
 __all__ = [
     "__version__",
@@ -94,6 +100,7 @@ __all__ = [
     "network",
     "optim",
     "profile",
+    "quantize",
     "set_conv_algorithm",
     "set_default_dtype",
     "set_num_threads",

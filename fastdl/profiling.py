@@ -47,6 +47,11 @@ NAMES = {
     "LocalResponseNormalization": "lrn",
     "SoftmaxWithLoss": "loss",
     "Residual": "add",
+    "BinaryConvolution": "conv",
+    "BinaryAffine": "affine",
+    "QuantizedConvolution": "conv",
+    "QuantizedAffine": "affine",
+    "QuantizedPooling": "pool",
 }
 _METHODS = {
     "forward": "forward",

@@ -197,8 +197,8 @@ def _rows(
     """The rows of one algorithm at each ISA level, after the reference and those of the other backends where ``folder``
     is the op's own. (What ``LEFT_OUT`` names gets none.)
 
-    ``folder`` is that of the op (``own`` where that lies in another's), or ``"conv.winograd"`` for an algorithm that has
-    a folder of its own in there.
+    ``folder`` is that of the op (``own`` where that lies in another's), or ``"conv.winograd"`` for an algorithm that
+    has a folder of its own in there.
     Functions are called ``<op>_<direction><suffix>``.
     """
     rows = []

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import browser
 import fake_cupy
 from fastdl import _array
 from fastdl import backend as settings
@@ -86,3 +87,13 @@ def bench(monkeypatch):
     for name in set(sys.modules) - before:
         if str(BENCH) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory):
+    """A running browser."""
+    executable = browser.find()
+    if executable is None:
+        pytest.skip(f"there is no browser: CHROME names none, and none of {', '.join(browser.NAMES)} is on the path")
+    with browser.Browser(executable, tmp_path_factory.mktemp("profile")) as found:
+        yield found

@@ -228,7 +228,7 @@ def test_the_machine_is_described():
     assert found.cpus >= found.affinity >= 1
     assert {"fastdl", "numpy", "python"} <= set(found.versions)
     assert "a-package-that-is-not-there" not in found.versions
-    assert record._decode(Machine, json.loads(json.dumps(found.__dict__)), "machine") == found
+    assert record.decode(Machine, json.loads(json.dumps(found.__dict__)), "machine") == found
 
 
 @pytest.mark.skipif(not COMPILED, reason="the compiled kernels are not built")

@@ -9,46 +9,16 @@ import hashlib
 import itertools
 import json
 import re
-from html.parser import HTMLParser
 
 import pytest
 
-import browser
-from fastdl.bench import breakdown, page
+from fastdl.bench import breakdown, html, page
 from fastdl.bench.pictures._style import contrast
 from fastdl.bench.record import Check
 from network_record import MACHINE, network_record
+from page_tree import Tree
 
-VOID = {"meta", "link", "br", "hr", "img", "input"}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&amp;" + "x" * 80
-
-
-class Tree(HTMLParser):
-    """(tag, attributes, text) of every element; fails where the tags do not match."""
-
-    def __init__(self, text):
-        super().__init__()
-        self.elements, self._open = [], []
-        self.feed(text)
-        self.close()
-        assert not self._open
-
-    def handle_starttag(self, tag, attributes):
-        assert len(dict(attributes)) == len(attributes)
-        self.elements.append([tag, dict(attributes), ""])
-        if tag not in VOID:
-            self._open.append(self.elements[-1])
-
-    def handle_endtag(self, tag):
-        assert self._open.pop()[0] == tag
-
-    def handle_data(self, data):
-        for element in self._open:
-            element[2] += data
-
-    def all(self, *tags):
-        """Attributes and text of the elements with these tags."""
-        return [(attributes, text) for tag, attributes, text in self.elements if tag in tags]
 
 
 def everybody():
@@ -183,7 +153,7 @@ def test_what_a_record_says_is_text():
 
 
 def test_colours_have_enough_contrast():
-    styles = page._resource("page.css")
+    styles = html.resource("page.css")
     schemes = [
         dict(re.findall(r"--([a-z]+): (#[0-9a-f]{6})", block)) for block in re.findall(r":root \{([^}]*)\}", styles)
     ]
@@ -282,16 +252,6 @@ def test_a_page_is_written_whole_or_not_at_all(tmp_path, bare):
 
 
 # ---- in a browser ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory):
-    """A running browser."""
-    executable = browser.find()
-    if executable is None:
-        pytest.skip(f"there is no browser: CHROME names none, and none of {', '.join(browser.NAMES)} is on the path")
-    with browser.Browser(executable, tmp_path_factory.mktemp("profile")) as found:
-        yield found
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ import pytest
 
 import fastdl
 from fastdl import backend as settings
-from fastdl.cli import AnyBackend, Backend, Dtype, Isa, Method, Net
+from fastdl.cli.options import AnyBackend, Backend, Dtype, Isa, Method, Net
 from fastdl.kernels import registry
 from fastdl.kernels.problem import COMPUTE
 from fastdl.models.catalog import NETWORKS

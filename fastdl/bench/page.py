@@ -1,21 +1,12 @@
-"""A network's record as one HTML file that needs nothing else: no network, no font, no other file.
-
-The page is built as a tree of elements, so that whatever a record says is text and never markup. ``page.css`` and
-``page.js`` go into it as they are; a content security policy lets nothing else run and nothing be loaded.
-"""
+"""A network's record as one HTML file that needs nothing else: no network, no font, no other file."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
-import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib import resources
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
-from xml.etree import ElementTree
+from typing import Any
 from xml.etree.ElementTree import Element
 
 from .._files import replacing
@@ -42,11 +33,9 @@ from .breakdown import (
     size,
     who,
 )
-from .pictures import Picture, pictures, svg
-from .pictures._style import INK, PAPER
+from .html import Cell, Content, document, entries, figure, machine, number, section, table, tag
+from .pictures import pictures
 from .record import Measurement, Record
-
-Content = str | Element | None
 
 
 def save(record: Record, path: str | os.PathLike) -> None:
@@ -61,164 +50,15 @@ def render(record: Record) -> str:
     every = settings(record)
     networks = listed(dict.fromkeys(s.network for s in every))
     sections = [
-        _section("measured", "What was measured", _measured(record, every)),
-        _section("summary", "Summary", _summary(record, every)),
-        _section("pictures", "Pictures", _pictures(record)),
-        _section("layers", "Layers", _layers(record, every)),
-        _section("machine", "The machine", _machine(record)),
-        _section("method", "How it was measured", _method(record)),
+        section("measured", "What was measured", _measured(record, every)),
+        section("summary", "Summary", _summary(record, every)),
+        section("pictures", "Pictures", _pictures(record)),
+        section("layers", "Layers", _layers(record, every)),
+        section("machine", "The machine", _machine(record)),
+        section("method", "How it was measured", _method(record)),
     ]
-    links = [tag("li", tag("a", str(s[0].text), href=f"#{s.get('id')}")) for s in sections]
-    root = tag(
-        "html",
-        _head(f"{networks}, layer by layer"),
-        tag(
-            "body",
-            tag("a", "Skip to the content", class_="skip", href="#content"),
-            tag("header", tag("h1", f"{networks}, layer by layer"), tag("p", _lead(record), class_="lead")),
-            tag("nav", tag("ul", *links), aria_label="Contents"),
-            tag("main", *sections, id="content", tabindex="-1"),
-            tag("footer", tag("p", f"Made by fastdl {record.machine.versions.get('fastdl', '')}")),
-            tag("script", _resource("page.js")),
-        ),
-        lang="en",
-    )
-    return "<!doctype html>\n" + ElementTree.tostring(root, encoding="unicode", method="html") + "\n"
-
-
-# ---- elements -------------------------------------------------------------------------------------------------------
-
-
-def tag(element: str, /, *content: Content, **attributes: str) -> Element:
-    """An element; in names of attributes "_" stands for "-", at the end for nothing."""
-    found = Element(element, {key.rstrip("_").replace("_", "-"): value for key, value in attributes.items()})
-    for part in content:
-        if isinstance(part, Element):
-            found.append(part)
-        elif part and len(found):
-            found[-1].tail = (found[-1].tail or "") + part
-        elif part:
-            found.text = (found.text or "") + part
-    return found
-
-
-def _section(name: str, title: str, content: Iterable[Content]) -> Element:
-    return tag("section", tag("h2", title, id=f"{name}-title"), *content, id=name, aria_labelledby=f"{name}-title")
-
-
-def _resource(name: str) -> str:
-    return (resources.files(__package__) / name).read_text(encoding="utf-8")
-
-
-def _head(title: str) -> Element:
-    digest = base64.b64encode(hashlib.sha256(_resource("page.js").encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; img-src data:"
-    return tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", http_equiv="Content-Security-Policy", content=policy),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        tag("link", rel="icon", href="data:,"),  # or the browser asks for /favicon.ico
-        tag("title", title),
-        tag("style", _resource("page.css")),
-    )
-
-
-def _list(entries: Mapping[str, Content]) -> Element:
-    """Terms and what they are; those without content are left out."""
-    found = tag("dl")
-    for term, content in entries.items():
-        if content is not None and content != "":
-            found.extend([tag("dt", term), tag("dd", content)])
-    return found
-
-
-class Cell(NamedTuple):
-    """Of a table; ``value`` is what it is sorted by, None for an empty one."""
-
-    text: str
-    value: float | str | None
-    below: str = ""
-    part: float | None = None  # of a bar behind the text
-
-    def element(self, words: bool, heading: bool) -> Element:
-        """As <td>, or as the <th> of its row."""
-        attributes = {} if self.value is None else {"data_value": str(self.value)}
-        if words:
-            attributes["class_"] = "words"
-        if self.part is not None:
-            attributes |= {"class_": "share", "style": f"--part: {100 * self.part:.1f}%"}
-        below = tag("span", self.below, class_="fused") if self.below else None
-        if heading:
-            return tag("th", self.text, below, scope="row", **attributes)
-        return tag("td", self.text, below, **attributes)
-
-
-def _number(value: float | None, text: Callable[[float], str] = significant) -> Cell:
-    return Cell("", None) if value is None else Cell(text(value), value)
-
-
-def _table(
-    name: str,
-    caption: str,
-    headers: Sequence[str],
-    rows: Iterable[Sequence[Cell]],
-    totals: Iterable[Sequence[Cell]] = (),
-    *,
-    words: Iterable[int] = (),
-    heading: int = 0,
-    ordered: bool = False,
-) -> Element:
-    """In a region that scrolls. ``words``: columns of text; ``heading``: the one that names the row; ``ordered``: rows
-    come in the order of the first column."""
-    left = {*words, heading}
-    head = [
-        tag("th", text, scope="col", **({"class_": "words"} if n in left else {})) for n, text in enumerate(headers)
-    ]
-    if ordered:
-        head[0].set("aria-sort", "ascending")
-
-    def lines(cells: Iterable[Sequence[Cell]]) -> Iterator[Element]:
-        for row in cells:
-            yield tag("tr", *(cell.element(n in left, n == heading) for n, cell in enumerate(row)))
-
-    foot = list(lines(totals))
-    table = tag(
-        "table",
-        tag("caption", caption, id=f"{name}-caption"),
-        tag("thead", tag("tr", *head)),
-        tag("tbody", *lines(rows)),
-        tag("tfoot", *foot) if foot else None,
-        class_="sortable",
-    )
-    return tag("div", table, class_="scroll", role="region", tabindex="0", aria_labelledby=f"{name}-caption")
-
-
-def _figure(name: str, picture: Picture) -> Element:
-    """With the picture's own colours of text and background replaced by those of the page."""
-    text = re.sub(r"[\x00-\x08\x0b\x0c\x0e-\x1f]", "", svg(picture.figure))
-    root = ElementTree.fromstring(text)
-    for parent in list(root.iter()):
-        for child in list(parent):
-            if child.tag.endswith(("}metadata", "}style")):
-                parent.remove(child)
-    for element in root.iter():
-        element.tag = element.tag.rpartition("}")[2]
-        for key, value in list(element.attrib.items()):
-            del element.attrib[key]
-            key = key.rpartition("}")[2]
-            if key == "id":
-                value = f"{name}-{value}"
-            elif key == "href":
-                value = value.replace("#", f"#{name}-", 1)
-            value = value.replace("url(#", f"url(#{name}-").replace(INK, "currentColor").replace(PAPER, "var(--paper)")
-            element.set(key, value)
-    for key in ("width", "height", "version"):
-        root.attrib.pop(key, None)
-    root.attrib |= {"role": "img", "aria-labelledby": f"{name}-text", "id": name}
-    caption = tag("figcaption", picture.caption + " ", tag("span", picture.text, id=f"{name}-text"))
-    frame = tag("div", root, class_="picture", role="region", tabindex="0", aria_label=f"Picture: {picture.name}")
-    return tag("figure", frame, caption)
+    version = record.machine.versions.get("fastdl", "")
+    return document(f"{networks}, layer by layer", _lead(record), sections, version)
 
 
 # ---- sections -------------------------------------------------------------------------------------------------------
@@ -246,7 +86,7 @@ def _measured(record: Record, every: Sequence[Setting]) -> Iterator[Content]:
     def varied(values: Iterable[Any]) -> str:
         return ", ".join(str(value) for value in dict.fromkeys(values))
 
-    yield _list(
+    yield entries(
         {
             "network": varied(s.network for s in every),
             "batch": varied(s.batch for s in every),
@@ -283,7 +123,7 @@ def _summary(record: Record, every: Sequence[Setting]) -> Iterator[Content]:
         f"Times of whole passes. The columns “by {reference}” say how many times as long it took as with {reference} "
         "at the same batch, dtype and threads; a GPU stands beside the largest number of threads.",
     )
-    yield _table("totals", "Whole passes", headers, rows, words=(1, 3))
+    yield table("totals", "Whole passes", headers, rows, words=(1, 3))
     if record.absent:
         yield tag("p", "Not there:")
         yield tag("ul", *(tag("li", tag("strong", name), f": {reason}") for name, reason in record.absent.items()))
@@ -297,11 +137,11 @@ def _summary_row(
     setting: Setting, by: Mapping[str, Column | None], reference: Mapping[str, Column | None], first_calls: bool
 ) -> list[Cell]:
     some = next(c for c in by.values() if c is not None)
-    threads = Cell("GPU", 0) if some.device == "cuda" else _number(setting.threads, str)
+    threads = Cell("GPU", 0) if some.device == "cuda" else number(setting.threads, str)
     row = [
         Cell(some.participant, some.participant),
         Cell(setting.network, setting.network),
-        _number(setting.batch, str),
+        number(setting.batch, str),
         Cell(setting.dtype, setting.dtype),
         threads,
     ]
@@ -311,25 +151,25 @@ def _summary_row(
             continue
         beside = reference[direction]
         row += [
-            _number(column.seconds, milliseconds),
-            _number(column.whole.summary.spread if column.whole else None, percent),
-            _number(_by(column.seconds, beside.seconds if beside else None)),
-            _number(column.images_per_second),
+            number(column.seconds, milliseconds),
+            number(column.whole.summary.spread if column.whole else None, percent),
+            number(_by(column.seconds, beside.seconds if beside else None)),
+            number(column.images_per_second),
         ]
     if len(by) == 2:
         both = [c.seconds for c in by.values() if c is not None and c.seconds is not None]
         total = sum(both) if len(both) == 2 else None
-        row += [_number(total, milliseconds), _number(_by(setting.batch, total))]
+        row += [number(total, milliseconds), number(_by(setting.batch, total))]
     if first_calls:
         whole = next((c.whole for c in by.values() if c is not None), None)
-        row.append(_number(whole.settings.get("first_call") if whole else None))
+        row.append(number(whole.settings.get("first_call") if whole else None))
     return row
 
 
 def _pictures(record: Record) -> Iterator[Content]:
-    for number, setting in enumerate(main_settings(record)):
+    for place, setting in enumerate(main_settings(record)):
         for picture in pictures(record, setting):
-            yield _figure(f"picture-{number}-{picture.name}", picture)
+            yield figure(f"picture-{place}-{picture.name}", picture)
 
 
 def _layers(record: Record, every: Sequence[Setting]) -> Iterator[Content]:
@@ -339,10 +179,10 @@ def _layers(record: Record, every: Sequence[Setting]) -> Iterator[Content]:
         "Every column can be sorted by the button in its header.",
     )
     shown = main_settings(record)
-    for number, setting in enumerate(every):
+    for place, setting in enumerate(every):
         content: list[Content] = [tag("summary", tag("h3", str(setting)))]
         for direction, columns in passes(record, setting).items():
-            name = f"rows-{number}-{direction}"
+            name = f"rows-{place}-{direction}"
             if len(columns) > 1:
                 content.append(_beside(name, setting, direction, columns))
             for position, column in enumerate(columns):
@@ -362,7 +202,7 @@ def _beside(name: str, setting: Setting, direction: str, columns: Sequence[Colum
     for position, row in enumerate(row_names(columns), 1):
         some = next(by[row] for by in every if row in by)
         times = [by[row].median if row in by else None for by in every]
-        rows.append([_number(position, str), _row_heading(some), Cell(kind(some), kind(some)), *_times(times)])
+        rows.append([number(position, str), _row_heading(some), Cell(kind(some), kind(some)), *_times(times)])
     together = [column.sum if column.rows else None for column in columns]
     whole = [column.seconds for column in columns]
     empty = Cell("", None)
@@ -374,13 +214,13 @@ def _beside(name: str, setting: Setting, direction: str, columns: Sequence[Colum
     headers = ["#", "row", "kind", *(f"{c.participant}, ms" for c in columns)]
     headers += [f"{c.participant} by {first.participant}" for c in others]
     caption = f"{direction.capitalize()} pass, participants beside each other: {setting}"
-    return _table(name, caption, headers, rows, totals, words=(2,), heading=1, ordered=True)
+    return table(name, caption, headers, rows, totals, words=(2,), heading=1, ordered=True)
 
 
 def _times(seconds: Sequence[float | None]) -> list[Cell]:
     """Milliseconds, and of all but the first how many times as long they are."""
     first, *others = seconds
-    return [*(_number(value, milliseconds) for value in seconds), *(_number(_by(other, first)) for other in others)]
+    return [*(number(value, milliseconds) for value in seconds), *(number(_by(other, first)) for other in others)]
 
 
 def _by(a: float | None, b: float | None) -> float | None:
@@ -396,18 +236,18 @@ def _rows(name: str, record: Record, setting: Setting, column: Column) -> Elemen
         roof = roofline(m, record.peaks)
         rows.append(
             [
-                _number(position, str),
+                number(position, str),
                 _row_heading(m),
                 Cell(kind(m), kind(m)),
-                _number(m.median, milliseconds),
-                _number(m.summary.spread, percent),
+                number(m.median, milliseconds),
+                number(m.summary.spread, percent),
                 Cell(percent(share), share, part=share),
-                _number(m.flop, lambda flop: significant(flop / 1e9)),
-                _number(m.bytes, size),
-                _number(figures["gflops"]),
-                _number(figures["gbps"]),
-                _number(roof and roof / 100, percent),
-                *(_number(held[part], size) for part in ("parameter", "output", "workspace")),
+                number(m.flop, lambda flop: significant(flop / 1e9)),
+                number(m.bytes, size),
+                number(figures["gflops"]),
+                number(figures["gbps"]),
+                number(roof and roof / 100, percent),
+                *(number(held[part], size) for part in ("parameter", "output", "workspace")),
                 Cell(kernels(m), kernels(m) or None),
             ]
         )
@@ -418,15 +258,15 @@ def _rows(name: str, record: Record, setting: Setting, column: Column) -> Elemen
             Cell("", None),
             Cell(text, text),
             Cell("", None),
-            _number(seconds, milliseconds),
-            _number(spread, percent),
+            number(seconds, milliseconds),
+            number(spread, percent),
             Cell(percent(seconds / column.sum), None),
-            _number(flop, lambda flop: significant(flop / 1e9)),
-            _number(moved, size),
-            _number(flop and flop / seconds / 1e9),
-            _number(moved and moved / seconds / 1e9),
+            number(flop, lambda flop: significant(flop / 1e9)),
+            number(moved, size),
+            number(flop and flop / seconds / 1e9),
+            number(moved and moved / seconds / 1e9),
             Cell("", None),
-            _number(_sum(memory(m)["parameter"] for m in column.rows), size),
+            number(_sum(memory(m)["parameter"] for m in column.rows), size),
             *([Cell("", None)] * 3),
         ]
 
@@ -450,7 +290,7 @@ def _rows(name: str, record: Record, setting: Setting, column: Column) -> Elemen
     caption = (
         f"{who(column, setting)}, {column.direction} pass: {setting.network}, batch {setting.batch}, {setting.dtype}"
     )
-    return _table(name, caption, headers, rows, totals, words=(2, 14), heading=1, ordered=True)
+    return table(name, caption, headers, rows, totals, words=(2, 14), heading=1, ordered=True)
 
 
 def _sum(values: Iterable[float | None]) -> float | None:
@@ -460,40 +300,23 @@ def _sum(values: Iterable[float | None]) -> float | None:
 
 
 def _machine(record: Record) -> Iterator[Content]:
-    m = record.machine
-    quota = "no limit" if m.cgroup_cpus is None else f"{m.cgroup_cpus:g} CPUs"
-    yield _list(
-        {
-            "CPU": f"{m.cpu} ({m.architecture})",
-            "features": ", ".join(m.features),
-            "CPUs": f"{m.cpus} in the machine, {m.affinity} for this process; limit of the control group: {quota}",
-            "caches": ", ".join(f"{name} {nbytes // 1024:,} KiB" for name, nbytes in m.caches.items()),
-            "memory": None if m.memory is None else f"{m.memory / 2**30:.1f} GiB",
-            "governor": m.governor or "unknown",
-            "load before": ", ".join(f"{load:.2f}" for load in m.load) + " (1, 5, 15 minutes)" if m.load else "unknown",
-            "GPU": "none was used" if m.gpu is None else ", ".join(f"{key} {value}" for key, value in m.gpu.items()),
-            "system": m.system,
-            "versions": ", ".join(f"{name} {version}" for name, version in m.versions.items()),
-            "build": ", ".join(f"{name} {value}" for name, value in (m.build or {}).items()) or "no compiled kernels",
-            "revision": m.revision,
-        }
-    )
+    yield machine(record.machine)
     if record.peaks is None:
         return
     if record.peaks.fma:
         rows = [
-            [Cell(p.isa, p.isa), Cell(p.dtype, p.dtype), _number(p.threads, str), _number(p.best)]
+            [Cell(p.isa, p.isa), Cell(p.dtype, p.dtype), number(p.threads, str), number(p.best)]
             for p in record.peaks.fma
         ]
         headers = ["level", "dtype", "threads", "GFLOP/s"]
-        yield _table("fma", "The most arithmetic in the same run", headers, rows, words=(1,))
+        yield table("fma", "The most arithmetic in the same run", headers, rows, words=(1,))
     if record.peaks.triad:
         rows = [
-            [_number(t.bytes, size), Cell(t.isa or "cpu", t.isa or "cpu"), _number(t.threads, str), _number(t.rate)]
+            [number(t.bytes, size), Cell(t.isa or "cpu", t.isa or "cpu"), number(t.threads, str), number(t.rate)]
             for t in record.peaks.triad
         ]
         headers = ["of three arrays", "device", "threads", "GB/s"]
-        yield _table(
+        yield table(
             "triad", "Memory in the same run: the triad a = b + s·c, on a GPU copies", headers, rows, words=(1,)
         )
 

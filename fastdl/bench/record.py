@@ -274,7 +274,7 @@ def from_json(data: Any) -> Record:
             {key: value for key, value in entry.items() if key not in names} if isinstance(entry, dict) else entry
             for entry in body["measurements"]
         ]
-    record: Record = _decode(Record, body, "")
+    record: Record = decode(Record, body, "")
     for name, reason in record.absent.items():
         if not reason.strip():
             raise RecordError(f"absent.{name} must say why {name} is absent")
@@ -322,7 +322,7 @@ def _verify(measurement: Measurement, given: Mapping[str, Any], peaks: Peaks | N
             raise RecordError(f"{at}.{name} is {found!r}, and {value!r} follows from the other fields")
 
 
-def _decode(kind: Any, value: Any, at: str) -> Any:
+def decode(kind: Any, value: Any, at: str) -> Any:
     """``value`` as ``kind``: a dataclass of this module, a list, a dict, an optional or a plain type."""
     if dataclasses.is_dataclass(kind):
         return _decode_fields(kind, value, at)
@@ -330,15 +330,15 @@ def _decode(kind: Any, value: Any, at: str) -> Any:
     if origin is types.UnionType:
         if value is None:
             return None
-        return _decode(next(a for a in arguments if a is not type(None)), value, at)
+        return decode(next(a for a in arguments if a is not type(None)), value, at)
     if origin is list:
         if not isinstance(value, list):
             raise RecordError(f"{at} must be a list, not {value!r}")
-        return [_decode(arguments[0], item, f"{at}[{index}]") for index, item in enumerate(value)]
+        return [decode(arguments[0], item, f"{at}[{index}]") for index, item in enumerate(value)]
     if origin is dict:
         if not isinstance(value, dict):
             raise RecordError(f"{at} must be an object, not {value!r}")
-        return {key: _decode(arguments[1], item, f"{at}.{key}") for key, item in value.items()}
+        return {key: decode(arguments[1], item, f"{at}.{key}") for key, item in value.items()}
     if kind is Any:
         return value
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -358,7 +358,7 @@ def _decode_fields(kind: Any, value: Any, at: str) -> Any:
     given = {name: hint for name, hint in hints.items() if name in value or (kind, name) not in _ADDED}
     if missing := [name for name in given if name not in value]:
         raise RecordError(f"{prefix}{missing[0]} is missing")
-    return kind(**{name: _decode(hint, value[name], prefix + name) for name, hint in given.items()})
+    return kind(**{name: decode(hint, value[name], prefix + name) for name, hint in given.items()})
 
 
 #: Fields that earlier files of this version do not have.

@@ -9,13 +9,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from .errors import Failed, Interrupted, UserError
+from .laboratory import compare_formats
+from .options import AnyBackend, Backend, DataSet, Dtype, Isa, Method, Net, Precision, TrainDtype
 
 app = typer.Typer(
     name="fastdl",
@@ -25,84 +26,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-
-class Dtype(StrEnum):
-    """Storage dtypes."""
-
-    float32 = "float32"
-    float64 = "float64"
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-
-
-class TrainDtype(StrEnum):
-    """What parameters may be."""
-
-    float32 = "float32"
-    float64 = "float64"
-
-
-class Precision(StrEnum):
-    """What a training computes in, where that is less than its parameters."""
-
-    float16 = "float16"
-    bfloat16 = "bfloat16"
-    binary = "binary"
-
-
-class Backend(StrEnum):
-    """Backends of the registry."""
-
-    numpy = "numpy"
-    cython = "cython"
-    numba = "numba"
-    cuda = "cuda"
-    cuda_emulated = "cuda-emulated"
-
-
-class AnyBackend(StrEnum):
-    """Backends of NumPy arrays that a call may ask for."""
-
-    auto = "auto"
-    numpy = "numpy"
-    cython = "cython"
-    numba = "numba"
-
-
-class Isa(StrEnum):
-    """ISA levels."""
-
-    baseline = "baseline"
-    v3 = "v3"
-    v4 = "v4"
-
-
-class DataSet(StrEnum):
-    """Data sets."""
-
-    digits = "digits"
-    mnist = "mnist"
-
-
-class Net(StrEnum):
-    """Networks for digits."""
-
-    deepconvnet = "deepconvnet"
-    simpleconvnet = "simpleconvnet"
-    lenet = "lenet"
-    mlp = "mlp"
-
-
-class Method(StrEnum):
-    """Optimizers."""
-
-    sgd = "sgd"
-    momentum = "momentum"
-    nesterov = "nesterov"
-    adagrad = "adagrad"
-    rmsprop = "rmsprop"
-    adam = "adam"
 
 
 def _version(show: bool) -> None:
@@ -498,6 +421,9 @@ def bench(
 
     plan = command.plan(network, batch, devices, backends, dtypes, passes, peers, threads, rounds, seconds)
     command.run(plan, json, html, pictures)
+
+
+app.command(name="precision")(compare_formats)
 
 
 @app.command(name="profile", context_settings={"allow_interspersed_args": False})

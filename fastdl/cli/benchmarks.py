@@ -74,14 +74,19 @@ def plan(
     return found
 
 
+def check_folders(*targets: Path | None) -> None:
+    """``UserError`` where the folder of a file to be written is not there."""
+    for target in targets:
+        if target is not None and not target.parent.is_dir():
+            raise UserError(f"there is no folder {target.parent}")
+
+
 def run(plan: Plan, json: Path | None, html: Path | None, pictures: Path | None) -> None:
     """Measures, prints, writes; exits with 130 where Ctrl-C ended it early, and with 1 where nobody could run."""
     import typer
     from rich.console import Console
 
-    for target in (json, html, pictures):
-        if target is not None and not target.parent.is_dir():
-            raise UserError(f"there is no folder {target.parent}")
+    check_folders(json, html, pictures)
     errors = Console(stderr=True, highlight=False)
     with user_errors(ValueError, TypeError):
         network = layerwise.first_network(plan)

@@ -36,9 +36,9 @@ def _words(channels: int) -> int:
 def pack_bits(x: ArrayLike, threshold: ArrayLike | None = None, *, groups: int = 1) -> Array:
     """The signs of x, 32 neighbouring channels in a word: bit i of word j is 1 where channel 32 j + i is >= threshold.
 
-    x is (N, C) or (N, C, H, W), threshold (C,) or None, for 0 (-0 counts as 0, NaN as below). With ``groups`` the channels
-    of each group begin a word of their own. Returns uint32, (N, groups * words, ...) with words = ceil(C / groups / 32);
-    four dimensions in channels-last memory. Raises ``ValueError`` where groups does not divide C.
+    x is (N, C) or (N, C, H, W), threshold (C,) or None, for 0 (-0 counts as 0, NaN as below). With ``groups`` the
+    channels of each group begin a word of their own. Returns uint32, (N, groups * words, ...) with words = ceil(C /
+    groups / 32); four dimensions in channels-last memory. Raises ``ValueError`` where groups does not divide C.
     """
     x = one(x, "pack_bits")
     choice = choice_for(x)
@@ -108,7 +108,9 @@ def conv2d_binary(
         fields, shape = conv_fields("conv2d_binary", x.shape, w.shape, stride, pad, dilation, groups)
         channels = index(channels)
         if channels < 1 or _words(channels) != w.shape[1]:
-            raise ValueError(f"conv2d_binary: {channels} channels are {_words(channels)} words, w {w.shape} has {w.shape[1]}")
+            raise ValueError(
+                f"conv2d_binary: {channels} channels are {_words(channels)} words, w {w.shape} has {w.shape[1]}"
+            )
         problem = Problem(
             "conv2d_binary", "forward", (x.shape, w.shape), "uint32", (memory_order(x), memory_order(w)),
             attrs=(("channels", channels),), **fields,
@@ -124,8 +126,8 @@ def conv2d_binary(
 
 
 def linear_binary(x: ArrayLike, w: ArrayLike, channels: int, scale: ArrayLike | None = None) -> Array:
-    """:func:`conv2d_binary` for matrices: the signs of x (M, K) and of the rows of a transposed weight (N, K), packed to
-    (M, words) and (N, words); ``channels`` is K. Returns (M, N) float32."""
+    """:func:`conv2d_binary` for matrices: the signs of x (M, K) and of the rows of a transposed weight (N, K), packed
+    to (M, words) and (N, words); ``channels`` is K. Returns (M, N) float32."""
     x, w = _typed(x, _WORD, "linear_binary: x"), _typed(w, _WORD, "linear_binary: w")
     if x.ndim != 2 or w.ndim != 2 or x.shape[1] != w.shape[1]:
         raise ValueError(f"linear_binary: x must be (M, words) and w (N, words), got {x.shape} and {w.shape}")

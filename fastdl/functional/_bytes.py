@@ -57,7 +57,8 @@ def _step(value: Any, what: str) -> np.float32:
 
 
 def quantize(x: ArrayLike, step: float, zero: int = 0) -> Array:
-    """``clip(rint(x / step) + zero, 0, 255)``: numbers as bytes, of which ``zero`` stands for 0 and each counts ``step``.
+    """``clip(rint(x / step) + zero, 0, 255)``: numbers as bytes, of which ``zero`` stands for 0 and each counts
+    ``step``.
 
     Computed in float32 as ``x * (1 / step)``, ties to even; NaN becomes 0. Returns uint8 in x's shape and memory order.
     """
@@ -200,8 +201,8 @@ def max_pool2d_int8(
     dilation: IntOrPair = 1,
     ceil_mode: bool = False,
 ) -> Array:
-    """The largest byte of each window of x (N, C, H, W) uint8, as :func:`max_pool2d` has windows; 0 for one wholly in the
-    padding. Returns (N, C, OH, OW) uint8 in channels-last memory."""
+    """The largest byte of each window of x (N, C, H, W) uint8, as :func:`max_pool2d` has windows; 0 for one wholly in
+    the padding. Returns (N, C, OH, OW) uint8 in channels-last memory."""
     op = "max_pool2d_int8"
     x = _typed(x, _BYTE, f"{op}: x")
     geometry = pool_parameters(op, size, stride, pad, dilation)

@@ -23,8 +23,8 @@ class Steps(NamedTuple):
 class _Quantized(Layer):
     """What both layers with weights share.
 
-    ``W`` int8, ``b`` int32 or None, ``scale`` float32, one for each output: a float32 result is ``scale`` times a sum of
-    32 bits, one in bytes that divided by the step of ``out``. ``x`` says what the bytes of the input stand for; a
+    ``W`` int8, ``b`` int32 or None, ``scale`` float32, one for each output: a float32 result is ``scale`` times a sum
+    of 32 bits, one in bytes that divided by the step of ``out``. ``x`` says what the bytes of the input stand for; a
     floating-point input is quantized first.
     """
 
@@ -53,7 +53,9 @@ class _Quantized(Layer):
 
     def backward(self, dout: np.ndarray) -> np.ndarray:
         """Always ``TypeError``: bytes have no gradients."""
-        raise TypeError("an int8 network is for inference: train the network that it was made of, and quantize it again")
+        raise TypeError(
+            "an int8 network is for inference: train the network that it was made of, and quantize it again"
+        )
 
 
 class QuantizedConvolution(_Quantized):
@@ -91,7 +93,8 @@ class QuantizedConvolution(_Quantized):
 class QuantizedAffine(_Quantized):
     """An affine layer, with the ReLU after it where there is one, by :func:`fastdl.functional.linear_int8`.
 
-    ``W`` (inputs, outputs). Images are flattened in the order of channels-last memory, in which ``W`` has its rows then.
+    ``W`` (inputs, outputs). Images are flattened in the order of channels-last memory, in which ``W`` has its rows
+    then.
     """
 
     def __init__(

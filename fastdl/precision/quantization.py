@@ -6,13 +6,12 @@ useful part of it, is divided into 255 steps. Sums have 32 bits, and the bias is
 2018, arXiv:1712.05877; for each channel: Krishnamoorthi, 2018, arXiv:1806.08342.)
 
 Between two such layers there are only bytes: a ReLU is part of the layer before it, max pooling works on bytes, and
-dropout does nothing in inference. Batch normalisation behind a layer is folded into its weights. Everything else is
-computed in float32, from dequantized values.
+what the book's dropout multiplies a prediction by is part of the steps. Batch normalisation behind a layer is folded
+into its weights. Everything else is computed in float32, from dequantized values.
 """
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -55,7 +54,9 @@ class QuantizedModel(Model):
 
     def load_params(self, file_name: Any = "params.npz") -> None:
         """Always ``TypeError``: steps and zeros are found by calibration and are in no file."""
-        raise TypeError("an int8 network loads no parameters: load them into the network it was made of and quantize that")
+        raise TypeError(
+            "an int8 network loads no parameters: load them into the network it was made of and quantize that"
+        )
 
 
 def quantize(
@@ -80,22 +81,20 @@ def quantize(
     format
         ``"int8"``.
     method
-        How the range of a layer's inputs is found: ``"minmax"`` from the smallest to the largest value; ``"percentile"``
-        without the outermost ``100 - percentile`` per cent of the values on each side (on one side where none is
-        negative); ``"mse"`` the part of it with the least mean squared error, of values clipped and of values rounded.
+        How the range of a layer's inputs is found: ``"minmax"`` from the smallest to the largest value;
+        ``"percentile"`` without the outermost ``100 - percentile`` per cent of the values on each side (on one side
+        where none is negative); ``"mse"`` the part of it with the least mean squared error, of values clipped and of
+        values rounded.
     first, last
         ``"int8"``, or ``"float32"`` to leave the first or the last layer with weights as it is.
     batch_size
         Images of a pass of calibration.
 
-    Raises ``ValueError`` for another format or method, for no images, for a layer without statistics or whose sums could
-    exceed 32 bits, and where nothing would be quantized. ``net`` stays as it is.
+    Raises ``ValueError`` for another format or method, for no images, for a layer without statistics or whose sums
+    could exceed 32 bits, and where nothing would be quantized. ``net`` stays as it is.
     """
     _check(net, calibration, format, method, percentile, first, last)
-    layers = [copy.deepcopy(layer) for layer in net._sequence()]
-    own = Model(np.float32)
-    own.layers = layers
-    own.cast(np.float32)
+    layers = network.sequence(net.astype(np.float32))
     _everywhere(layers, _folded)
     chosen = [layer for layer in network.leaves(layers) if _computes(layer)]
     for keep, at in ((first, 0), (last, -1)):
@@ -151,7 +150,7 @@ def _everywhere(layers: list[Any], change: Callable[[list[Any]], list[Any]]) -> 
     """Replaces each row of layers, also those inside containers, by ``change`` of it, in place."""
     for layer in layers:
         if isinstance(layer, network.Container):
-            rows = layer.branches if hasattr(layer, "branches") else [layer.layers]
+            rows = getattr(layer, "branches", None) or [layer.layers]  # type: ignore[attr-defined]
             for row in rows:
                 _everywhere(row, change)
     layers[:] = change(layers)
@@ -273,8 +272,10 @@ def _converted(row: list[Any], steps: dict[int, Steps], shapes: dict[int, tuple[
             continue
         relu = at < len(row) and fusion.runs(row[at], Relu)
         at += relu
-        between, behind = _bytes_until(row, at)
+        between, factor, behind = _bytes_until(row, at)
         out = steps.get(id(row[behind])) if behind < len(row) else None
+        if out is not None:  # what comes out is multiplied on the way to the layer that counts in these steps
+            out = out._replace(step=out.step / factor)
         found.append(_quantized(layer, steps[id(layer)], out, relu, shapes[id(layer)]))
         if out is not None:
             found += between
@@ -282,20 +283,25 @@ def _converted(row: list[Any], steps: dict[int, Steps], shapes: dict[int, tuple[
     return found
 
 
-def _bytes_until(row: Sequence[Any], at: int) -> tuple[list[Any], int]:
-    """The poolings of bytes from ``at`` on up to a layer that is none and no dropout, and where that is."""
+def _bytes_until(row: Sequence[Any], at: int) -> tuple[list[Any], float, int]:
+    """The poolings of bytes from ``at`` on up to a layer that is none and no dropout, by what the dropouts among them
+    multiply a prediction, and where that layer is."""
     poolings: list[Any] = []
-    while at < len(row) and (fusion.runs(row[at], Pooling) or fusion.runs(row[at], Dropout)):
-        layer = row[at]
-        at += 1
-        if isinstance(layer, Pooling):
+    factor = 1.0
+    for layer in row[at:]:
+        if fusion.runs(layer, Dropout):
+            factor *= 1.0 if layer.inverted else 1.0 - layer.dropout_ratio
+        elif fusion.runs(layer, Pooling):
             poolings.append(
                 QuantizedPooling(
                     layer.pool_h, layer.pool_w, layer.stride, layer.pad, dilation=layer.dilation,
                     ceil_mode=layer.ceil_mode,
                 )
             )  # fmt: skip
-    return poolings, at
+        else:
+            break
+        at += 1
+    return poolings, factor, at
 
 
 def _quantized(layer: Any, x: Steps, out: Steps | None, relu: bool, shape: tuple[int, ...]) -> Any:
@@ -309,7 +315,7 @@ def _quantized(layer: Any, x: Steps, out: Steps | None, relu: bool, shape: tuple
     step = np.where(most > 0, most / 127, 1.0)
     weights = np.rint(w / step.reshape(-1, *(1,) * (w.ndim - 1))).astype(np.int8)
     sums = x.step * step
-    limit = 2**31 - 1 - MOST_TERMS * 255 * 127 // 2
+    limit = 2**31 - 1 - 255 * np.abs(weights.astype(np.int64)).reshape(len(w), -1).sum(axis=1)  # the rest of the sum
     bias = None if layer.b is None else np.clip(np.rint(layer.b / sums), -limit, limit).astype(np.int32)
     if bias is None and relu:
         bias = np.zeros(len(w), np.int32)

@@ -6,12 +6,12 @@ import math
 
 from ..problem import Problem
 
-#: The vectors that modules with instructions of their own are compiled for (registry.FEATURES), and the levels.
+#: The levels, and those that modules with instructions of their own are compiled for (registry.FEATURES).
 LEVELS = {"baseline": "baseline", "v3": "v3", "v4": "v4", "v4bf16": "v4", "v4vnni": "v4", "v4popcnt": "v4"}
 
 
 def in_words(problem: Problem, channels: int) -> Problem:
-    """The convolution whose channels are words of ``channels`` channels: what the direct convolution of float32 would do."""
+    """The convolution whose channels are words of ``channels`` channels: what the direct one of float32 would do."""
     (n, c, h, w), (k, per_group, kh, kw) = problem.shapes
     groups = problem.groups
     if problem.direction == "backward_input":

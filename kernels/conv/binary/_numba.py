@@ -50,7 +50,7 @@ def _rows(first, last, geometry, groups, bits, scale, weights, x, out):
                             word = x[n, h, w, g * words + c]
                             row = weights[r, s, c, g * per_group : (g + 1) * per_group]
                             for k in range(to.size):
-                                to[k] += _count(word ^ row[k])
+                                to[k] += _count(word ^ row[k])  # type: ignore[call-arg]
             for k in range(sums.size):
                 out[n, i, j, k] = np.float32(np.int32(pairs) - np.int32(2) * np.int32(sums[k])) * scale[k]
 

@@ -36,8 +36,9 @@ def eligible(problem: Problem) -> bool | str:
 
 
 def cost(problem: Problem, isa: str) -> float:
-    """Rough nanoseconds of one thread; of a gemm as ``gemm.plan`` counts, with twice the products, 0.33 for each element
-    of b, whose rows are woven in pairs, and 5,000 for a call (16 x 4096 x 1000: 1.13 ms there and 1.66 here)."""
+    """Rough nanoseconds of one thread; of a gemm as ``gemm.plan`` counts, with twice the products a nanosecond, 0.33
+    for each element of b, whose rows are woven in pairs, and 5,000 for a call (16 x 4096 x 1000: 1.13 ms there, 1.66
+    here)."""
     if problem.op == "gemm":
         (m, k), (_, n) = problem.shapes
         return m * k * n / 2 / macs_per_ns(LEVELS[isa], "float32") + 0.33 * k * n + 5000

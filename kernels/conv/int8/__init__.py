@@ -1,10 +1,10 @@
 """conv2d_int8: convolution of bytes, with sums of 32 bits: exact, and the same from every kernel.
 
-With x (N, C, H, W) uint8, w (K, C/groups, R, S) int8, bias int32 (K,) or None, scale float32 (K,), zeros int32 (2,) = the
-bytes that stand for 0 in x and in out, and the indices of ``conv``::
+With x (N, C, H, W) uint8, w (K, C/groups, R, S) int8, bias int32 (K,) or None, scale float32 (K,), zeros int32 (2,) =
+the bytes that stand for 0 in x and in out, and the indices of ``conv``::
 
     sum[n, k, i, j] = bias[k] + sum_{c, r, s} w[k, c, r, s] * (x[...] - zeros[0])        only over taps inside x
-    v = float32(sum) * scale[k]                                                          one rounding each, to nearest even
+    v = float32(sum) * scale[k]                                                          each rounded once, to even
     out = f(v)                                                            where out is float32
     out = clip(rint(v) + zeros[1], zeros[1] if f is ReLU else 0, 255)     where it is uint8; ties to even
 

@@ -20,8 +20,8 @@ def _stored(value, low, zero, out):
 
 @kernel
 def _rows(first, last, geometry, groups, x_zero, relu, to_bytes, out_zero, bias, scale, weights, x, out):
-    """Tasks are rows of outputs; x is (N, H, W, C), out (N, OH, OW, K), weights (R, S, C / groups, K). Taps beside x are
-    left out."""
+    """Tasks are rows of outputs; x is (N, H, W, C), out (N, OH, OW, K), weights (R, S, C / groups, K). Taps beside x
+    are left out."""
     stride_h, stride_w, top, left, down, right = geometry
     channels, per_group = weights.shape[2], out.shape[3] // groups
     sums = np.empty(out.shape[3], np.int32)
@@ -72,6 +72,6 @@ def conv2d_int8_forward(
     parallel(
         _rows, out.shape[0] * out.shape[2], threads, 0.1 * out.size * w[0].size,
         geometry, problem.groups, np.int32(zeros[0]), problem.epilogue == "bias_relu", out.dtype == np.uint8,
-        np.float32(zeros[1]), start, np.ascontiguousarray(scale), np.ascontiguousarray(w.transpose(2, 3, 1, 0), np.int32),
-        x.transpose(0, 2, 3, 1), out.transpose(0, 2, 3, 1),
+        np.float32(zeros[1]), start, np.ascontiguousarray(scale),
+        np.ascontiguousarray(w.transpose(2, 3, 1, 0), np.int32), x.transpose(0, 2, 3, 1), out.transpose(0, 2, 3, 1),
     )  # fmt: skip

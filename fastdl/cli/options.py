@@ -1,0 +1,89 @@
+"""What options may be. This loads nothing."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Dtype(StrEnum):
+    """Storage dtypes."""
+
+    float32 = "float32"
+    float64 = "float64"
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+
+
+class TrainDtype(StrEnum):
+    """What parameters may be."""
+
+    float32 = "float32"
+    float64 = "float64"
+
+
+class Precision(StrEnum):
+    """What a training computes in, where that is less than its parameters."""
+
+    float16 = "float16"
+    bfloat16 = "bfloat16"
+    binary = "binary"
+
+
+class Backend(StrEnum):
+    """Backends of the registry."""
+
+    numpy = "numpy"
+    cython = "cython"
+    numba = "numba"
+    cuda = "cuda"
+    cuda_emulated = "cuda-emulated"
+
+
+class AnyBackend(StrEnum):
+    """Backends of NumPy arrays that a call may ask for."""
+
+    auto = "auto"
+    numpy = "numpy"
+    cython = "cython"
+    numba = "numba"
+
+
+class Isa(StrEnum):
+    """ISA levels."""
+
+    baseline = "baseline"
+    v3 = "v3"
+    v4 = "v4"
+
+
+class DataSet(StrEnum):
+    """Data sets."""
+
+    digits = "digits"
+    mnist = "mnist"
+
+
+class Net(StrEnum):
+    """Networks for digits."""
+
+    deepconvnet = "deepconvnet"
+    simpleconvnet = "simpleconvnet"
+    lenet = "lenet"
+    mlp = "mlp"
+
+
+class Preset(StrEnum):
+    """Experiments of the laboratory."""
+
+    book_half = "book-half"
+
+
+class Method(StrEnum):
+    """Optimizers."""
+
+    sgd = "sgd"
+    momentum = "momentum"
+    nesterov = "nesterov"
+    adagrad = "adagrad"
+    rmsprop = "rmsprop"
+    adam = "adam"
