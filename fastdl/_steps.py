@@ -104,7 +104,13 @@ class DeviceSteps:
         """A step kernel by kernel; its loss."""
         trainer = self._trainer
         x, t = self._taken(self.x_train, rows), self._taken(self.t_train, rows)
-        net, optimizer = trainer.network, trainer.optimizer
+        net, optimizer, mixed = trainer.network, trainer.optimizer, trainer._mixed
+        if mixed is not None:
+            mixed.round(trainer.current_iter)
+            loss, grads = mixed.network.unread_loss_and_gradient(x, t)
+            optimizer.update(net.params, grads)
+            mixed.updated()
+            return loss
         combined = getattr(net, "unread_loss_and_gradient", None) or getattr(net, "loss_and_gradient", None)
         if combined is None or trainer.sampling == "book":
             optimizer.update(net.params, net.gradient(x, t))
@@ -188,6 +194,8 @@ class DeviceSteps:
         """What a step writes and does not make."""
         trainer = self._trainer
         found = [*trainer.network.params.values(), *network.named_buffers(trainer._layers()).values()]
+        if trainer._mixed is not None:
+            found += trainer._mixed.network.params.values()
         for name in trainer.optimizer.states:
             found += (getattr(trainer.optimizer, name) or {}).values()
         return found

@@ -30,11 +30,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from operator import index
-from typing import Any, Protocol, overload
+from typing import Any, overload
 
 import numpy as np
 
 from . import _cpus
+from ._choice import Choice, Kernel
 from .kernels import registry
 from .kernels.problem import Problem
 from .kernels.registry import KernelError
@@ -73,55 +74,6 @@ BACKENDS = ("auto", *registry.BACKENDS)
 
 
 # ---- backend and ISA level ------------------------------------------------------------------------------------------
-
-
-class Observer(Protocol):
-    """Sees every kernel that runs in its context."""
-
-    def observed(self, function: Kernel, row: registry.Row, choice: Choice, fallback: str) -> Kernel:
-        """What is called in the place of ``function``, the kernel of ``row``."""
-
-
-class Choice:
-    """Backend, ISA cap, convolution algorithm and arithmetic of a context (members of ``registry``'s lists), for NumPy
-    arrays or those of one device. Equal only to itself, so that it is a cheap part of a key."""
-
-    __slots__ = ("_siblings", "arithmetic", "backend", "cap", "conv", "device", "log")
-
-    def __init__(
-        self,
-        backend: str,
-        cap: str,
-        conv: str,
-        arithmetic: str = "",
-        device: int | None = None,
-        log: Observer | None = None,
-    ) -> None:
-        self.backend = backend
-        self.cap = cap
-        self.conv = conv
-        self.arithmetic = arithmetic
-        self.device = device
-        self.log = log
-        self._siblings = {(backend, cap, conv, arithmetic, device): self}
-
-    def replace(
-        self,
-        backend: str | None = None,
-        cap: str | None = None,
-        conv: str | None = None,
-        arithmetic: str | None = None,
-        device: int | None = None,
-    ) -> Choice:
-        """The one choice with these values and this one's log."""
-        products = self.arithmetic if arithmetic is None else arithmetic
-        key = (backend or self.backend, cap or self.cap, conv or self.conv, products, device)
-        found = self._siblings.get(key)
-        if found is None:
-            found = Choice(*key, self.log)
-            found._siblings = self._siblings
-            found = self._siblings.setdefault(key, found)
-        return found
 
 
 @functools.cache
@@ -433,7 +385,6 @@ def is_inference() -> bool:
 
 # ---- dispatch -------------------------------------------------------------------------------------------------------
 
-Kernel = Callable[..., None]
 _warned: set[tuple[str, ...]] = set()
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from . import functional, network
-from ._array import prepare
+from ._array import is_device, prepare
 from .kernels.registry import KernelError
 from .layers import SoftmaxWithLoss
 from .optim import unscale
@@ -41,7 +41,8 @@ class MixedPrecision:
     gradients), ``skipped`` counts the steps that were left out. ``loss_scale`` is as for ``Trainer``; ``seed``, where
     there is one, makes the rounding of weights stochastic.
 
-    ``x`` and ``t`` are a batch to try the copy with: ``ValueError`` where a layer cannot do without more bits.
+    ``x`` and ``t`` are a batch, where the network is, to try the copy with: ``ValueError`` where a layer cannot do with
+    so few bits. On a device there is neither a scale nor stochastic rounding.
     """
 
     def __init__(
@@ -57,13 +58,19 @@ class MixedPrecision:
         if not hasattr(master, "astype"):
             raise TypeError(f"{what} needs a network with a method astype(), which a {type(master).__name__} lacks")
         for name, value in master.params.items():
-            if not isinstance(value, np.ndarray) or value.dtype not in (np.float32, np.float64):
-                given = value.dtype if isinstance(value, np.ndarray) else f"a {type(value).__name__} on a device"
-                raise TypeError(f"{what} keeps parameters in host memory, as float32 or float64; {name} is {given}")
+            if value.dtype not in (np.float32, np.float64):
+                raise TypeError(f"{what} keeps parameters as float32 or float64; {name} is {value.dtype}")
         if loss_scale == "auto":
             loss_scale = "dynamic" if dtype == "float16" else None
         self.dynamic = loss_scale == "dynamic"
         self.scale: float | None = FIRST_SCALE if self.dynamic else _checked(loss_scale)
+        if self.scale is not None and is_device(x):
+            raise ValueError(
+                f"{what} with a loss scale is for training on the CPU: on a GPU a step would have to wait for the look "
+                f"at its gradients; loss_scale=None does without"
+            )
+        if seed is not None and is_device(x):
+            raise ValueError("stochastic_rounding is for training on the CPU")
         self.skipped = 0
         self._good = 0  # steps since the scale was changed
         self.seeds = None if seed is None else [int(s) for s in seed.generate_state(len(master.params), np.uint64)]

@@ -18,7 +18,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +88,11 @@ class Trainer:
         why, and so does ``graph_reason``.
     precision : ``"float16"`` or ``"bfloat16"``: forward and backward passes, and evaluation, run in a copy of the
         network in that dtype (``net.astype(precision)``); the network's own parameters, float32 or float64, are what
-        the optimizer updates, and what ``net.predict`` uses afterwards. ``"binary"``: for what ``fastdl.binarize``
-        returns, whose binary weights are clipped to -1 ... 1 after each update. On the CPU, with ``"shuffle"``
-        (``"binary"`` with either). See :mod:`fastdl.mixed`.
+        the optimizer updates, and what ``net.predict`` uses afterwards. It goes with ``"shuffle"``. ``"binary"``: for
+        what ``fastdl.binarize`` returns, whose binary weights are clipped to -1 ... 1 after each update; on the CPU.
+        See :mod:`fastdl.mixed`.
     loss_scale : ``"dynamic"``, a number or None (no scale, no look at the gradients), for a precision of 16 bits.
-        ``"auto"``: dynamic for float16, None for bfloat16, whose range is that of float32.
+        ``"auto"``: dynamic for float16, None for bfloat16, whose range is that of float32. On a GPU there is None only.
     stochastic_rounding : round the weights on their way to 16 bits up or down at random, the nearer the likelier.
 
     A loss, gradient or parameter that is infinite or NaN, and that no dynamic loss scale can help, ends training with
@@ -182,7 +182,7 @@ class Trainer:
 
         self._device: DeviceSteps | None = None
         place = getattr(network, "device", "cpu") if device is None else device
-        if precision is not None and _device.parsed(place) is not None:
+        if precision == "binary" and _device.parsed(place) is not None:
             raise ValueError(f"precision={precision!r} is for training on the CPU, not on {place!r}")
         if _device.parsed(place) is not None:
             self._device = DeviceSteps(self, place, graph)
@@ -210,10 +210,11 @@ class Trainer:
             if self.sampling != "shuffle":
                 raise ValueError(f"precision={self.precision!r} goes with sampling='shuffle', not {self.sampling!r}")
             seed = np.random.SeedSequence(self.seed, spawn_key=(1,)) if self._stochastic_rounding else None
-            few = slice(min(2, self.batch_size))
-            return MixedPrecision(
-                self.network, self.precision, self._loss_scale, seed, self.x_train[few], self.t_train[few]
-            )
+            few, place = slice(min(2, self.batch_size)), self if self._device is None else self._device
+            with self._current():
+                return MixedPrecision(
+                    self.network, self.precision, self._loss_scale, seed, place.x_train[few], place.t_train[few]
+                )
         if self.precision not in (None, "binary"):
             raise ValueError(f"precision must be one of {', '.join(DTYPES)}, binary or None, not {self.precision!r}")
         if self._loss_scale != "auto" or self._stochastic_rounding:
@@ -338,7 +339,9 @@ class Trainer:
 
     def _failure(self, what: str, step: int, x: Any = None, t: Any = None) -> NonFiniteError:
         """The error of ``step``, counted from 0, which is repeated with ``x`` and ``t`` where they are given."""
-        return nonfinite.error(self._computing(), what, (step + 1, self.max_iter), self._good, x, t)
+        with self._current():
+            net = self._computing()
+        return nonfinite.error(net, what, (step + 1, self.max_iter), self._good, x, t)
 
     @property
     def skipped_steps(self) -> int:
@@ -351,7 +354,7 @@ class Trainer:
         return None if self._mixed is None else self._mixed.scale
 
     def _computing(self) -> Any:
-        """The network whose passes run, up to date."""
+        """The network whose passes run, up to date. (On a device: inside its context.)"""
         if self._mixed is None:
             return self.network
         self._mixed.round(self.current_iter)
@@ -362,20 +365,21 @@ class Trainer:
         """Why steps are no CUDA graph; empty where they are, or will be after the first few."""
         return "the network is not on a GPU" if self._device is None else self._device.reason
 
+    def _current(self) -> AbstractContextManager[None]:
+        """Inside the block the device is the current one, where there is one."""
+        return nullcontext() if self._device is None else self._device.current()
+
     def _accuracies(self, n: int | None) -> tuple[float, float]:
         """Of the first ``n`` images of each set."""
-        net, on_device = self._computing(), self._device
-        if on_device is None:
-            return float(net.accuracy(self.x_train[:n], self.t_train[:n])), self._test_accuracy(n)
-        with on_device.current():
-            train_acc = float(net.accuracy(on_device.x_train[:n], on_device.t_train[:n]))
+        data = self if self._device is None else self._device
+        with self._current():
+            train_acc = float(self._computing().accuracy(data.x_train[:n], data.t_train[:n]))
         return train_acc, self._test_accuracy(n)
 
     def _test_accuracy(self, n: int | None) -> float:
-        if self._device is None:
-            return float(self._computing().accuracy(self.x_test[:n], self.t_test[:n]))
-        with self._device.current():
-            return float(self.network.accuracy(self._device.x_test[:n], self._device.t_test[:n]))
+        data = self if self._device is None else self._device
+        with self._current():
+            return float(self._computing().accuracy(data.x_test[:n], data.t_test[:n]))
 
     def _next_batch(self) -> np.ndarray:
         """Which images are next."""

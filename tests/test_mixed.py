@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import fake_cupy
+from fastdl import backend as settings
 from fastdl import functional as F
 from fastdl import mixed, network, optim
 from fastdl.layers import Affine, BatchNormalization, Convolution, Dropout, Layer, Pooling, Relu, SoftmaxWithLoss
@@ -396,7 +398,7 @@ def test_what_cannot_run_is_said_before_any_work(precision):
     ):
         with pytest.raises(error, match=message):
             make(**{"precision": precision, **options})
-    with pytest.raises(TypeError, match=r"keeps parameters in host memory, as float32 or float64; W1 is float16"):
+    with pytest.raises(TypeError, match="keeps parameters as float32 or float64; W1 is float16"):
         make(Net().astype("float16"), precision)
 
     class Odd:
@@ -418,14 +420,6 @@ def test_what_cannot_run_is_said_before_any_work(precision):
         make(net, precision, loss_scale=2)
 
 
-def test_a_device_is_refused_before_anything_moves(cupy):
-    net = Net()
-    for precision in ("float16", "binary"):
-        with pytest.raises(ValueError, match="is for training on the CPU, not on 'cuda'"):
-            make(net, precision, device="cuda")
-    assert net.device == "cpu"
-
-
 def test_the_trial_leaves_no_trace():
     np.random.seed(4)
     before = np.random.get_state(legacy=False)["state"]["pos"]
@@ -438,3 +432,41 @@ def test_the_trial_leaves_no_trace():
 def test_verbose_training_says_what_was_skipped(capsys):
     make(with_overflow(passes=(1,)), verbose=True, epochs=1).train()
     assert capsys.readouterr().out.splitlines()[-1] == "skipped steps:1 of 5, loss scale:32768.0"
+
+
+# ---- on a device ----------------------------------------------------------------------------------------------------
+
+
+def on_a_device(precision: str, device: str | None, **options) -> Trainer:
+    """A Trainer at its end, on the host with the reference; masks that are drawn on the device too."""
+    net = Net()
+    net.layers[5] = Dropout(0.2, seed=9)
+    run = make(net, precision, device=device, loss_scale=None, epochs=4, mini_batch_size=4, **options)
+    with settings.use_backend("auto" if device else "numpy"):
+        run.train()
+    return run
+
+
+@pytest.mark.parametrize("graph", [True, False])
+def test_training_on_a_device_gives_the_numbers_of_the_host(cupy, precision, graph):
+    host, there = on_a_device(precision, None), on_a_device(precision, "cuda", graph=graph)
+    assert there.graph_reason == ("" if graph else "graphs were not asked for")
+    assert (fake_cupy.state.graphs > 0) == graph
+    for name, p in host.network.params.items():
+        found = there.network.params[name]
+        assert type(found) is cupy.ndarray and found.dtype == np.float32
+        np.testing.assert_allclose(found.host, p, rtol=0, atol=2e-2, err_msg=name)
+    np.testing.assert_allclose(there.train_loss_list, host.train_loss_list, atol=2e-2)
+    assert network.counters(there.network.layers) == network.counters(host.network.layers)
+    mean = there.network.layers[1].running_mean
+    assert mean.dtype == np.float64 and np.allclose(mean.host, host.network.layers[1].running_mean, atol=2e-2)
+
+
+def test_what_a_device_cannot_do_is_said_at_once(cupy, precision):
+    for options, message in (
+        ({"loss_scale": "dynamic"}, "with a loss scale is for training on the CPU: .* loss_scale=None does without"),
+        ({"loss_scale": None, "stochastic_rounding": True}, "stochastic_rounding is for training on the CPU"),
+        ({"precision": "binary"}, "is for training on the CPU, not on 'cuda'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            make(Net(), **{"precision": precision, **options}, device="cuda")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from fastdl.data import load_digits
 from fastdl.models import MLP, SimpleConvNet
 from fastdl.models.catalog import NETWORKS
 from fastdl.precision import inference, measure, plan, record, training
+from fastdl.precision.formats import FORMATS
 
 FOLDER = Path(os.environ.get("FASTDL_DATA_DIR", ""))
 SHORT = ("--images", 60, "--epochs", 1, "--batch", 30, "--rounds", 2)
@@ -91,7 +93,7 @@ def test_training_in_each_format(run, tmp_path):
             accuracies.append(trainer.final_test_acc)
         assert found.accuracies == accuracies
         assert [found.gradients_first, found.gradients_last] == histograms[:2]
-        assert any(kernel.label.startswith("cython/") for kernel in found.kernels)
+        assert {kernel.layer for kernel in found.kernels} >= {"gemm", "softmax_cross_entropy", "adam"}
     assert ("Gradients other than 0" in out and "± " in out) or "±" in out
 
 
@@ -114,6 +116,25 @@ def test_training_with_fewer_bits(run, tmp_path):
     assert brain.loss_scale is None and binary.loss_scale is None and binary.steps == [2]
     assert {"bn1"} == {h.layer for h in binary.gradients_last if h.kind == "gamma"}
     assert "not run: networks are not trained in it" in out
+
+
+@pytest.mark.parametrize("name", ["tf32", "float16_sums", "float8_e4m3fn", "float8_e5m2"])
+def test_emulations_and_float8(run, weights, tmp_path, name):
+    pytest.importorskip("ml_dtypes")
+    code, out, err = run(
+        "precision", "simpleconvnet", "--formats", name, "--weights", weights, "--json", tmp_path / "a.json", *SHORT
+    )
+    assert code == 0, err
+    found = record.load(tmp_path / "a.json").result(name)
+    _, (x, t) = load_digits(flatten=False, dtype=np.float32)
+    own = SimpleConvNet(dtype="float64", seed=5).astype(FORMATS[name].storage)
+    emulated = found.kind == "emulated"
+    with fastdl.backend.emulate(name) if emulated else contextlib.nullcontext():
+        assert found.inference.right == round(60 * own.accuracy(x[:60], t[:60], batch_size=30))
+    products = {k.label for k in found.inference.kernels if k.op in ("conv2d", "gemm")}
+    assert products and all("emulated" in label or "numpy" in label for label in products) is emulated
+    assert len(found.inference.sensitivity) == 3 and all(s.noise for s in found.inference.layers)
+    assert (f"~{name}" in out) is emulated
 
 
 def test_weights_of_a_binary_network(run, tmp_path):

@@ -8,13 +8,27 @@ import numpy as np
 import pytest
 
 import fastdl
+import fastdl.data
 from fastdl import mixed, train
+from fastdl.data import Dataset
 
-SHORT = ("train", "--model", "simpleconvnet", "--batch-size", 300, "--lr", 0.01, "--epochs", 1)
+SHORT = ("train", "--model", "simpleconvnet", "--batch-size", 20, "--lr", 0.01, "--epochs", 1)
+
+
+@pytest.fixture(autouse=True)
+def few_digits(monkeypatch):
+    """A hundred images, in five batches, and twenty to test."""
+
+    def load(name, dtype="float32", data_dir=None):
+        (x, t), (x_test, t_test) = fastdl.data.load_digits(dtype=dtype)
+        return Dataset(x[:100], t[:100], x_test[:20], t_test[:20], name)
+
+    monkeypatch.setattr(fastdl.data, "load_dataset", load)
+    return load("digits")
 
 
 @pytest.mark.parametrize("precision", ["float16", "bfloat16", "binary"])
-def test_a_precision_is_trained_in_and_recorded(run, tmp_path, precision):
+def test_a_precision_is_trained_in_and_recorded(run, tmp_path, few_digits, precision):
     if precision == "bfloat16":
         pytest.importorskip("ml_dtypes")
     code, out, err = run(*SHORT, "--precision", precision, "--output", tmp_path)
@@ -33,8 +47,7 @@ def test_a_precision_is_trained_in_and_recorded(run, tmp_path, precision):
     network = fastdl.binarize(network) if precision == "binary" else network
     network.load_params(tmp_path / "params.npz")
     computing = network if precision == "binary" else network.astype(precision)
-    _, (x_test, t_test) = fastdl.data.load_digits(dtype="float32")
-    assert computing.accuracy(x_test, t_test) == metrics["test_accuracy"]
+    assert computing.accuracy(few_digits.x_test, few_digits.t_test) == metrics["test_accuracy"]
     assert {p.dtype.name for p in network.params.values()} == {"float32"}
 
 
@@ -62,13 +75,19 @@ def test_the_scale_is_a_choice(run):
         (("--precision", "float16", "--loss-scale", "much"), "--loss-scale is dynamic, a number or none, not 'much'"),
         (("--precision", "float16", "--loss-scale", "-2"), "loss_scale is 'dynamic', a positive number or None"),
         (("--precision", "binary", "--stochastic-rounding"), "go with a precision of float16 or bfloat16"),
-        (("--precision", "float16", "--device", "cuda"), "--precision is for training on the CPU"),
         (("--precision", "float8"), "float8"),
     ],
 )
 def test_mistakes_are_one_line(run, options, message):
     code, out, err = run(*SHORT, *options)
     assert (code, out) == (2, "") and message in err and err.count("\n") == 1
+
+
+def test_on_a_gpu(run, cupy):
+    code, out, err = run(*SHORT, "--precision", "float16", "--device", "cuda")
+    assert (code, out) == (2, "") and "with a loss scale is for training on the CPU" in err and err.count("\n") == 1
+    code, _, err = run(*SHORT, "--precision", "binary", "--device", "cuda")
+    assert code == 2 and "precision='binary' is for training on the CPU, not on 'cuda'" in err
 
 
 @pytest.mark.parametrize("precision", [(), ("--precision", "float16")])
@@ -90,5 +109,5 @@ def test_a_training_that_fails_says_where_and_ends_with_1(run, tmp_path, monkeyp
         f"finite; the last good checkpoint is {tmp_path / 'checkpoint.npz'}, of step 5\n"
     )
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == kept
-    monkeypatch.undo()
+    monkeypatch.setattr(train.Trainer, "train_step", step)
     assert run(*SHORT, *precision, "--epochs", 2, "--output", tmp_path, "--resume")[0] == 0

@@ -191,7 +191,8 @@ def train(
         str | None,
         typer.Option(
             metavar="SCALE",
-            help="With 16 bits: dynamic, a number or none. [default: dynamic for float16, none for bfloat16]",
+            help="With 16 bits: dynamic, a number or none (a GPU takes none). [default: dynamic for float16, none for "
+            "bfloat16]",
             rich_help_panel="How",
             show_default=False,
         ),

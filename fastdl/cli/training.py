@@ -62,8 +62,6 @@ def run(options: Options) -> None:
         raise UserError("--lr and --weight-decay must be finite numbers")
     if options.tf32 and (options.device == "cpu" or options.dtype != "float32"):
         raise UserError("--tf32 goes with --device cuda and --dtype float32: nothing else has TF32")
-    if options.precision is not None and options.device != "cpu":
-        raise UserError("--precision is for training on the CPU")
     if options.data_dir is not None and options.dataset != "mnist":
         raise UserError("--data-dir is for --dataset mnist: the digits are inside the package")
     if options.resume and options.output is None:

@@ -56,7 +56,7 @@ class Format(NamedTuple):
 
     def context(self) -> AbstractContextManager[Any]:
         """In which its networks compute."""
-        return backend.emulate(self.arithmetic) if self.arithmetic else nullcontext()  # type: ignore[attr-defined]
+        return backend.emulate(self.arithmetic) if self.arithmetic else nullcontext()
 
     def images(self, x: np.ndarray) -> np.ndarray:
         """Images as its networks take them."""
@@ -139,6 +139,6 @@ def missing(format: Format, mode: str, try_out: Callable[[Format], Any]) -> str:
     try:
         with format.context():
             try_out(format)
-    except (AttributeError, backend.KernelError, ImportError, TypeError, ValueError) as error:
+    except (backend.KernelError, ImportError, TypeError, ValueError) as error:
         return " ".join(str(error).split())
     return ""

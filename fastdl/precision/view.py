@@ -256,7 +256,9 @@ def conditions(report: Report) -> str:
 
 def notes(report: Report) -> list[str]:
     """What a reader of the table must know."""
-    found = [f"{MARK}: emulated. Its accuracy is what such a machine would give, its time means nothing."]
+    found = []
+    if any(result.emulated for result in report.formats):
+        found.append(f"{MARK}: emulated. Its accuracy is what such a machine would give, its time means nothing.")
     if report.mode == "infer":
         direct, fastest = report.direct_float32(), report.fastest_float32()
         if direct and fastest:
