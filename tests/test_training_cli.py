@@ -69,6 +69,24 @@ def test_the_scale_is_a_choice(run):
     assert json.loads(run(*SHORT, *settings, "128", "--json")[1])["loss_scale"] == 128.0
 
 
+def test_the_rate_may_fall(run, monkeypatch, tmp_path):
+    rates = []
+    step = train.Trainer.train_step
+
+    def noted(self):
+        step(self)
+        rates.append(self.optimizer.lr)
+
+    monkeypatch.setattr(train.Trainer, "train_step", noted)
+    options = (*SHORT, "--schedule", "cosine", "--output", tmp_path, "--epochs")
+    assert run(*options, 2)[0] == 0
+    np.testing.assert_allclose(rates, 0.005 * (1 + np.cos(np.pi * np.arange(10) / 10)), rtol=1e-12)
+    assert json.loads((tmp_path / "metrics.json").read_text())["settings"]["schedule"] == "cosine"
+    code, _, err = run(*options, 3, "--resume")
+    assert code == 2
+    assert "schedule is 'cosine from 0.01 over 3' here and 'cosine from 0.01 over 2' in the checkpoint" in err
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -16,7 +16,7 @@ import typer
 
 from .errors import Failed, Interrupted, UserError
 from .laboratory import compare_formats
-from .options import AnyBackend, Backend, DataSet, Dtype, Isa, Method, Net, Precision, TrainDtype
+from .options import AnyBackend, Backend, DataSet, Dtype, Isa, Method, Net, Precision, Schedule, TrainDtype
 
 app = typer.Typer(
     name="fastdl",
@@ -168,6 +168,13 @@ def train(
     ] = None,
     optimizer: Annotated[Method, typer.Option(help="How gradients become steps.", rich_help_panel="How")] = Method.adam,
     lr: Annotated[float, typer.Option(min=0.0, help="Learning rate.", rich_help_panel="How")] = 0.001,
+    schedule: Annotated[
+        Schedule,
+        typer.Option(
+            help="How the rate goes. cosine: from --lr down to 0 after --epochs, as half a wave.",
+            rich_help_panel="How",
+        ),
+    ] = Schedule.constant,
     weight_decay: Annotated[
         float, typer.Option(min=0.0, help="L2 penalty: this times W is added to W's gradient.", rich_help_panel="How")
     ] = 0.0,
@@ -182,7 +189,7 @@ def train(
         typer.Option(
             help="float16, bfloat16: run layers in 16 bits and update parameters of --dtype; gradients that overflow "
             "cost a step. binary: weights and activations of one bit, but in the first and the last layer, with batch "
-            "normalisation in front. [default: that of --dtype]",
+            "normalisation in front. Default: that of --dtype.",
             rich_help_panel="How",
             show_default=False,
         ),
@@ -191,8 +198,8 @@ def train(
         str | None,
         typer.Option(
             metavar="SCALE",
-            help="With 16 bits: dynamic, a number or none (a GPU takes none). [default: dynamic for float16, none for "
-            "bfloat16]",
+            help="With 16 bits: dynamic, a number or none (a GPU takes none). Default: dynamic for float16, none for "
+            "bfloat16.",
             rich_help_panel="How",
             show_default=False,
         ),
@@ -271,6 +278,7 @@ def train(
             batch_size=batch_size or usual_batch,
             optimizer=optimizer.value,
             lr=lr,
+            schedule=schedule.value,
             weight_decay=weight_decay,
             seed=seed,
             dtype=dtype.value,

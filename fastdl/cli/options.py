@@ -78,6 +78,13 @@ class Preset(StrEnum):
     book_half = "book-half"
 
 
+class Schedule(StrEnum):
+    """How the learning rate goes."""
+
+    constant = "constant"
+    cosine = "cosine"
+
+
 class Method(StrEnum):
     """Optimizers."""
 

@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,6 +34,7 @@ class Options(NamedTuple):
     batch_size: int
     optimizer: str
     lr: float
+    schedule: str
     weight_decay: float
     seed: int
     dtype: str
@@ -108,12 +109,13 @@ def _train(options: Options) -> None:
             mini_batch_size=options.batch_size,
             optimizer=options.optimizer,
             optimizer_param={"lr": options.lr},
+            schedule=_cosine(options.lr, options.epochs) if options.schedule == "cosine" else None,
             weight_decay=options.weight_decay,
             verbose=False,
             seed=options.seed,
             output=options.output,
             progress=report.progress(),
-            settings={"dataset": options.dataset},
+            settings={"dataset": options.dataset, **_rate(options)},
             device=options.device,
             graph=options.graph,
             precision=options.precision,
@@ -138,6 +140,16 @@ def _train(options: Options) -> None:
     with user_errors(OSError):
         report.save(trainer)
     report.end(trainer)
+
+
+def _cosine(lr: float, epochs: int) -> Callable[[float], float]:
+    """Half a wave from ``lr`` to 0 (Loshchilov and Hutter 2017, SGDR, formula 5 without restarts)."""
+    return lambda epoch: 0.5 * lr * (1 + math.cos(math.pi * epoch / epochs))
+
+
+def _rate(options: Options) -> dict[str, str]:
+    """What a checkpoint has to know of a schedule, which hangs on the number of epochs."""
+    return {"schedule": f"cosine from {options.lr:g} over {options.epochs}"} if options.schedule == "cosine" else {}
 
 
 def _loss_scale(text: str | None) -> float | str | None:
@@ -226,7 +238,9 @@ class _Report:
         self.console.print(
             f"[bold]{type(trainer.network).__name__}[/] ({weights:,} parameters, {kind}) on {o.dataset}: "
             f"{training:,} training images, {test:,} to test; {o.epochs} epochs, batches of {o.batch_size}, "
-            f"{o.optimizer} with lr {o.lr:g}" + (f", on {trainer.network.device}" if o.device != "cpu" else ""),
+            f"{o.optimizer} with lr {o.lr:g}"
+            + (", cosine" if o.schedule == "cosine" else "")
+            + (f", on {trainer.network.device}" if o.device != "cpu" else ""),
             soft_wrap=True,
         )
         if trainer.current_iter:
