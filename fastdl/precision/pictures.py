@@ -237,8 +237,9 @@ def _over_layers(report: Report, title: str, label: str, values: dict[str, dict[
     axes = add_axes(figure, 0.75, 0.7, WIDTH - 1.0, 3.2)
     for result in results:
         by, look = values[result.name], _look(result)
+        places = [place for place, name in enumerate(names) if math.isfinite(by.get(name, math.nan))]
         axes.plot(
-            range(len(names)), [by.get(name, math.nan) for name in names], look.marker + look.line, color=look.color,
+            places, [by[names[place]] for place in places], look.marker + look.line, color=look.color,
             fillstyle=look.fill, lw=1.4, markersize=5.5,
         )  # fmt: skip
     axes.set_xticks(range(len(names)), names, rotation=90, size=9)
@@ -248,14 +249,8 @@ def _over_layers(report: Report, title: str, label: str, values: dict[str, dict[
     return figure
 
 
-def _finite(decibels: float) -> float:
-    return decibels if math.isfinite(decibels) else math.nan
-
-
 def _ratios(report: Report) -> dict[str, dict[str, float]]:
-    return {
-        r.name: {s.layer: _finite(s.ratio) for s in r.inference.layers} for r in view.with_layers(report) if r.inference
-    }
+    return {r.name: {s.layer: s.ratio for s in r.inference.layers} for r in view.with_layers(report) if r.inference}
 
 
 @style()
@@ -274,7 +269,7 @@ def noise_text(report: Report) -> str:
 
 def _alone(report: Report) -> dict[str, dict[str, float]]:
     every = {r.name: r.inference.sensitivity for r in view.with_sensitivity(report) if r.inference}
-    return {name: {s.layer: _finite(s.ratio) for s in some} for name, some in every.items()}
+    return {name: {s.layer: s.ratio for s in some} for name, some in every.items()}
 
 
 @style()
@@ -288,7 +283,8 @@ def sensitivity(report: Report) -> Figure | None:
 
 def sensitivity_text(report: Report) -> str:
     """The layer that costs each format most."""
-    worst = {name: min(by, key=lambda k: by[k]) for name, by in _alone(report).items() if by}
+    every = _alone(report)
+    worst = {name: min(by, key=lambda k: -math.inf if math.isnan(by[k]) else by[k]) for name, by in every.items() if by}
     return (
         f"The layer that costs most: {listed(f'{layer} in {name}' for name, layer in worst.items())}." if worst else ""
     )
