@@ -75,11 +75,12 @@ static void word_store(const words_call *g, const words_place *at, ptrdiff_t p0,
     const ptrdiff_t nr = d->nr, n = at->n, move = at->column->step * out->stride[3], width = d->source.shape[3];
     const int32_t *table = g->table + at->panel * g->table_size * nr;
     char *to = words_at(out, at, p0);
-    float scale[2 * FD_LANES_f32], v[2 * FD_LANES_f32];
+    const int whole = n == nr && out->stride[1] == out->itemsize && out->type == FD_F32;
+    float scale[2 * FD_LANES_f32] = {0}, v[2 * FD_LANES_f32];
     ptrdiff_t first, last;
     words_rows(g, at->row, at->q, &first, &last);
-    for (ptrdiff_t j = 0; j < nr; j++)
-        scale[j] = j >= n ? 0.0f : g->scale ? *(const float *)(g->scale->data + (at->k0 + j) * g->scale->stride[0]) : 1.0f;
+    for (ptrdiff_t j = 0; j < n; j++)
+        scale[j] = g->scale ? *(const float *)(g->scale->data + (at->k0 + j) * g->scale->stride[0]) : 1.0f;
     for (; p0 < p1; p0++, sums += nr, to += move) {
         const ptrdiff_t x = p0 * at->column->scale + at->column->offset, taps = at->column->taps, gap = at->column->gap;
         ptrdiff_t inside = taps;
@@ -91,8 +92,11 @@ static void word_store(const words_call *g, const words_place *at, ptrdiff_t p0,
                     for (ptrdiff_t j = 0; j < nr; j++) sums[j] -= table[(r * taps + s) * nr + j];
             }
         const int32_t pairs = (int32_t)((last - first) * inside * g->bits);
-        for (ptrdiff_t j = 0; j < nr; j++) v[j] = (float)(pairs - 2 * sums[j]) * scale[j];
-        fd_write_f32(out->type, v, to, out->stride[1], n);
+        float *result = whole ? (float *)(void *)to : v;
+        for (ptrdiff_t j = 0; j < nr; j += FD_LANES_f32) /* registers: their number is 1 or 2 */
+            *(fd_v_f32 *)(result + j) = __builtin_convertvector(pairs - 2 * *(const fd_ints *)(sums + j), fd_v_f32) *
+                                        *(const fd_v_f32 *)(scale + j);
+        if (!whole) fd_store_f32(out->type, v, to, out->stride[1], n);
     }
 }
 
