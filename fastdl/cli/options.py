@@ -12,6 +12,8 @@ class Dtype(StrEnum):
     float64 = "float64"
     float16 = "float16"
     bfloat16 = "bfloat16"
+    float8_e4m3fn = "float8_e4m3fn"
+    float8_e5m2 = "float8_e5m2"
 
 
 class TrainDtype(StrEnum):
