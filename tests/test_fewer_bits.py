@@ -7,8 +7,10 @@ import itertools
 import numpy as np
 import pytest
 
+import fastdl
 import fastdl.functional as F
 from fastdl import backend
+from fastdl.bench import work
 from fastdl.kernels import registry
 from fastdl.kernels.bits.reference import signs
 from fastdl.kernels.geometry import window_grid
@@ -179,6 +181,26 @@ def test_a_feature_that_the_cpu_lacks_is_named(monkeypatch):
         assert registry.row_missing(row) == "this CPU has no avx512_vnni"
     finally:
         registry.feature_missing.cache_clear()
+
+
+def test_work_is_counted():
+    """No padding: every element of every array once; two operations for a product, one for what each output gets."""
+    x, w = numbers((2, 40, 5, 6), 0, 255, np.uint8), numbers((7, 40, 3, 2), -9, 9, np.int8)
+    scale, bias = np.ones(7, np.float32), np.zeros(7, np.int32)
+    with fastdl.explain() as log:
+        out = F.conv2d_int8(x, w, bias, scale, relu=True)
+    found = work.total(log.kernels())
+    assert found.flop == 2 * out.size * w[0].size + 3 * out.size
+    assert found.bytes == sum(a.nbytes for a in (x, w, out, scale, bias))
+    with fastdl.explain() as log:
+        packed, weights = F.pack_bits(x.astype(np.float32)), F.pack_bits(w.astype(np.float32))
+    assert work.total(log.kernels()) == (x.size + w.size, 4 * (x.size + w.size) + packed.nbytes + weights.nbytes)
+    with fastdl.explain() as log:
+        out = F.conv2d_binary(packed, weights, 40)
+    assert work.total(log.kernels()) == (2 * out.size * w[0].size, packed.nbytes + weights.nbytes + out.nbytes)
+    with fastdl.explain() as log:
+        pooled = F.max_pool2d_int8(x[:, :, :4], 2)
+    assert work.total(log.kernels()) == (4 * pooled.size, x[:, :, :4].size + pooled.size)
 
 
 # ---- errors ---------------------------------------------------------------------------------------------------------

@@ -24,7 +24,9 @@ from typing import NamedTuple
 from ..kernels.geometry import Pair, window_grid
 from ..kernels.problem import FLOAT8, Problem
 
-_ITEMSIZE = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, **dict.fromkeys(FLOAT8, 1)}
+_ITEMSIZE = {
+    "float64": 8, "float32": 4, "float16": 2, "bfloat16": 2, **dict.fromkeys(FLOAT8, 1), "uint8": 1, "uint32": 4
+}  # fmt: skip
 
 
 class Work(NamedTuple):
@@ -211,6 +213,45 @@ def _cast(p: Problem) -> Work:
     return Work(0, x * (s + _ITEMSIZE["float32" if p.direction == "stochastic" else p.attr("source")]))
 
 
+def _quantize(p: Problem) -> Work:
+    """A product, a rounding and a sum; on the way back a sum and a product."""
+    x, s, _ = _size(p)
+    return Work((3 if p.op == "quantize" else 2) * x, x * (s + 1))
+
+
+def _conv2d_int8(p: Problem) -> Work:
+    """Of each output a product with its scale, of each channel a scale of 32 bits and a bias where there is one."""
+    k, c, kh, kw = p.shapes[1]
+    oh, ow = p.grid()
+    out = p.shapes[0][0] * k * oh * ow
+    bias, relu = p.epilogue.startswith("bias"), p.epilogue.endswith("relu")
+    seen = _image_reads(p, (kh, kw), (oh, ow))[0]
+    nbytes = seen + math.prod(p.shapes[1]) + out * _ITEMSIZE[p.attr("out")] + 4 * k * (1 + bias)
+    return Work(2.0 * out * c * kh * kw + out * (1 + bias + relu), nbytes)
+
+
+def _conv2d_binary(p: Problem) -> Work:
+    """Multiply-adds of signs, 32 in a word."""
+    k, _, kh, kw = p.shapes[1]
+    oh, ow = p.grid()
+    out = p.shapes[0][0] * k * oh * ow
+    nbytes = 4 * (_image_reads(p, (kh, kw), (oh, ow))[0] + math.prod(p.shapes[1]) + out)
+    return Work(2.0 * out * p.attr("channels") * kh * kw, nbytes)
+
+
+def _max_pool2d_int8(p: Problem) -> Work:
+    windows = _windows(p)
+    return Work(windows.out * windows.taps, windows.seen + windows.out)
+
+
+def _pack_bits(p: Problem) -> Work:
+    """A comparison for each bit."""
+    x, s, _ = _size(p)
+    channels = p.shapes[0][1] // p.groups
+    words = x // max(channels, 1) * math.ceil(channels / 32)
+    return Work(x, x * s + 4 * words)
+
+
 def _optimizer(flop: int, read: int, written: int) -> Callable[[Problem], Work]:
     def count(p: Problem) -> Work:
         x = sum(math.prod(shape) for shape in p.shapes)
@@ -239,6 +280,12 @@ _COUNTS: dict[str, Callable[[Problem], Work]] = {
     "softmax_cross_entropy": _softmax_cross_entropy,
     "dropout": _dropout,
     "cast": _cast,
+    "quantize": _quantize,
+    "dequantize": _quantize,
+    "conv2d_int8": _conv2d_int8,
+    "conv2d_binary": _conv2d_binary,
+    "max_pool2d_int8": _max_pool2d_int8,
+    "pack_bits": _pack_bits,
     "sgd": _optimizer(2, 2, 1),
     "momentum": _optimizer(4, 3, 2),
     "nesterov": _optimizer(7, 3, 2),
