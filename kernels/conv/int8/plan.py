@@ -25,7 +25,8 @@ def plan(problem: Problem, isa: str) -> direct.Plan:
 
 
 def cost(problem: Problem, isa: str) -> float:
-    """Rough nanoseconds of one thread. A pixel of one or two channels is a word for both; with VNNI pixels lie close."""
+    """Rough nanoseconds of one thread. A pixel of one or two channels is a word for both, but with VNNI pixels lie
+    close."""
     words = _channels(isa)
     return direct.cost(in_words(problem, words), LEVELS[isa]) * (1.0 if words == 4 else 1.5)
 
