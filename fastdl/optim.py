@@ -20,7 +20,8 @@ update and then dicts of arrays, one for each parameter.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -354,3 +355,11 @@ class Adam(Optimizer):
 BY_NAME: dict[str, type[Optimizer]] = {
     kind.__name__.lower(): kind for kind in (SGD, Momentum, Nesterov, AdaGrad, RMSprop, Adam)
 }
+
+
+def cosine(lr: float, epochs: int) -> Callable[[float], float]:
+    """The learning rate of an epoch, half a wave from ``lr`` to 0: a ``schedule`` for ``Trainer``.
+
+    Loshchilov and Hutter 2017, SGDR, formula 5 without restarts.
+    """
+    return lambda epoch: 0.5 * lr * (1 + math.cos(math.pi * epoch / epochs))

@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -81,7 +81,7 @@ def run(options: Options) -> None:
 
 
 def _train(options: Options) -> None:
-    from .. import backend
+    from .. import backend, optim
     from ..data import load_dataset
     from ..models.catalog import NETWORKS
     from ..precision.binarization import binarize
@@ -109,7 +109,7 @@ def _train(options: Options) -> None:
             mini_batch_size=options.batch_size,
             optimizer=options.optimizer,
             optimizer_param={"lr": options.lr},
-            schedule=_cosine(options.lr, options.epochs) if options.schedule == "cosine" else None,
+            schedule=optim.cosine(options.lr, options.epochs) if options.schedule == "cosine" else None,
             weight_decay=options.weight_decay,
             verbose=False,
             seed=options.seed,
@@ -140,11 +140,6 @@ def _train(options: Options) -> None:
     with user_errors(OSError):
         report.save(trainer)
     report.end(trainer)
-
-
-def _cosine(lr: float, epochs: int) -> Callable[[float], float]:
-    """Half a wave from ``lr`` to 0 (Loshchilov and Hutter 2017, SGDR, formula 5 without restarts)."""
-    return lambda epoch: 0.5 * lr * (1 + math.cos(math.pi * epoch / epochs))
 
 
 def _rate(options: Options) -> dict[str, str]:
