@@ -74,7 +74,9 @@ def compare_formats(
             show_default=False,
         ),
     ] = None,
-    lr: Annotated[float, typer.Option(min=0.0, help="Learning rate of Adam, at first; it falls to 0.", rich_help_panel="How")] = 0.001,
+    lr: Annotated[
+        float, typer.Option(min=0.0, help="Learning rate of Adam, at first; it falls to 0.", rich_help_panel="How")
+    ] = 0.001,
     images: Annotated[
         int | None,
         typer.Option(
