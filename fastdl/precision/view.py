@@ -146,7 +146,7 @@ def marked(result: Result, field: Field) -> Field:
 #: Ops whose kernels make the difference; the page has all.
 _PRODUCTS = ("conv2d", "gemm")
 #: What CPUs have for fewer bits, by the level of a row; the others multiply and add in the dtype of the sums.
-_INSTRUCTIONS = {"v4bf16": "vdpbf16ps", "v4vnni": "vpdpbusd", "v4popcnt": "vpopcntq"}
+_INSTRUCTIONS = {"v4bf16": "vdpbf16ps", "v4vnni": "vpdpbusd", "v4popcnt": "vpopcntd"}
 
 
 def computed_by(result: Result) -> str:
