@@ -49,6 +49,8 @@ NAMES = {
     "Residual": "add",
     "BinaryConvolution": "conv",
     "BinaryAffine": "affine",
+    "PackedConvolution": "conv",
+    "PackedAffine": "affine",
     "QuantizedConvolution": "conv",
     "QuantizedAffine": "affine",
     "QuantizedPooling": "pool",

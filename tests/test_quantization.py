@@ -170,10 +170,26 @@ def test_methods(method):
     assert np.abs(q.predict(x) - net.predict(x)).max() < 0.2 * np.abs(net.predict(x)).max()
 
 
+def test_a_binary_network_is_stored_in_bits():
+    net = Net([conv(8, 3, pad=1), Relu(), conv(40, 8, seed=1), Relu(),
+               affine(40 * 36, 12), Relu(), affine(12, 4)])  # fmt: skip
+    binary = fastdl.binarize(net)
+    x = images(6)
+    binary.loss(x, np.zeros(6, int))  # running statistics
+    packed = fastdl.quantize(binary, None, "binary")
+    assert np.array_equal(packed.predict(x), binary.predict(x))
+    kinds = [type(layer).__name__ for layer in packed.layers]
+    assert kinds.count("PackedConvolution") == kinds.count("PackedAffine") == 1
+    words = sum(a.nbytes for a in packed.params.values() if a.dtype == np.uint32)
+    assert words == 40 * 9 * 4 + 12 * 45 * 4  # 8 channels are a word, 1,440 inputs are 45
+    with pytest.raises(ValueError, match="no binary layer to pack"):
+        fastdl.quantize(net, None, "binary")
+
+
 def test_errors():
     net, x = Net([conv(4, 3), Relu(), affine(144, 3)]), images(5)
     for call, kind, text in [
-        (lambda: fastdl.quantize(net, x, "int4"), ValueError, "format must be 'int8', not 'int4'"),
+        (lambda: fastdl.quantize(net, x, "int4"), ValueError, "format must be 'int8' or 'binary', not 'int4'"),
         (lambda: fastdl.quantize(net, x, method="max"), ValueError, "'minmax' or 'percentile' or 'mse'"),
         (lambda: fastdl.quantize(net, x[:0]), ValueError, "needs images"),
         (lambda: fastdl.quantize(net, x * np.nan), ValueError, "not finite"),

@@ -1,4 +1,5 @@
-"""Layers on bytes, for inference: what ``fastdl.quantize`` makes of convolutions, affine layers and pooling."""
+"""Layers on bytes and on bits, for inference: what ``fastdl.quantize`` makes of convolutions, affine layers,
+pooling."""
 
 from __future__ import annotations
 
@@ -20,8 +21,18 @@ class Steps(NamedTuple):
     zero: int
 
 
-class _Quantized(Layer):
-    """What both layers with weights share.
+class _ForInference(Layer):
+    """A layer whose weights are no numbers."""
+
+    def backward(self, dout: np.ndarray) -> np.ndarray:
+        """Always ``TypeError``: there are no gradients."""
+        raise TypeError(
+            "a quantized network is for inference: train the network that it was made of, and quantize it again"
+        )
+
+
+class _Quantized(_ForInference):
+    """What both layers of bytes with weights share.
 
     ``W`` int8, ``b`` int32 or None, ``scale`` float32, one for each output: a float32 result is ``scale`` times a sum
     of 32 bits, one in bytes that divided by the step of ``out``. ``x`` says what the bytes of the input stand for; a
@@ -50,12 +61,6 @@ class _Quantized(Layer):
             "relu": self.relu,
             "dtype": "uint8" if out else "float32",
         }
-
-    def backward(self, dout: np.ndarray) -> np.ndarray:
-        """Always ``TypeError``: bytes have no gradients."""
-        raise TypeError(
-            "an int8 network is for inference: train the network that it was made of, and quantize it again"
-        )
 
 
 class QuantizedConvolution(_Quantized):
@@ -121,3 +126,56 @@ class QuantizedPooling(Pooling):
             x, (self.pool_h, self.pool_w), stride=self.stride, pad=self.pad, dilation=self.dilation,
             ceil_mode=self.ceil_mode,
         )  # fmt: skip
+
+
+class _Packed(_ForInference):
+    """What both layers of signs share: ``W`` uint32, words of 32 signs; ``scale`` and ``b`` of each output, or None."""
+
+    parameters: ClassVar[tuple[str, ...]] = ("W", "b", "scale")
+
+    def __init__(self, W: np.ndarray, b: np.ndarray | None, scale: np.ndarray, channels: int) -> None:
+        self.W, self.b, self.scale, self.channels = W, b, scale, channels
+        self.dW = self.db = self.dscale = None
+
+
+class PackedConvolution(_Packed):
+    """A trained :class:`~fastdl.layers.BinaryConvolution`, a bit for each weight: ``W`` (FN, words, FH, FW) holds those
+    of ``channels`` = C / groups channels. The same results, in float32."""
+
+    def __init__(
+        self,
+        W: np.ndarray,
+        b: np.ndarray | None,
+        scale: np.ndarray,
+        channels: int,
+        stride: Size = 1,
+        pad: Size = 0,
+        *,
+        dilation: Size = 1,
+        groups: int = 1,
+    ) -> None:
+        super().__init__(W, b, scale, channels)
+        self.stride, self.pad, self.dilation, self.groups = stride, pad, dilation, groups
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """(N, C, H, W) -> (N, FN, OH, OW)."""
+        out = F.conv2d_binary(
+            F.pack_bits(x, groups=self.groups), self.W, self.channels, self.scale, stride=self.stride, pad=self.pad,
+            dilation=self.dilation, groups=self.groups,
+        )  # fmt: skip
+        if self.b is not None:
+            out += self.b[:, None, None]
+        return out
+
+
+class PackedAffine(_Packed):
+    """A trained :class:`~fastdl.layers.BinaryAffine`, a bit for each weight: ``W`` (outputs, words) holds those of
+    ``channels`` inputs. The same results, in float32."""
+
+    def forward(self, x: np.ndarray) -> np.ndarray:
+        """(N, ...) -> (N, outputs)."""
+        rows = x.reshape(len(x), prod(x.shape[1:]))
+        out = F.linear_binary(F.pack_bits(rows), self.W, self.channels, self.scale)
+        if self.b is not None:
+            out += self.b
+        return out

@@ -72,7 +72,7 @@ class Format(NamedTuple):
         if self.kind == QUANTIZED:
             return quantize(net.astype("float32"), calibration.astype(np.float32, copy=False), self.name)
         if self.kind == BINARY:
-            return net.astype("float32")
+            return quantize(net, None, self.name)
         found = net.astype(self.storage)
         for value in found.params.values():
             value[...] = _rounded(self, value)

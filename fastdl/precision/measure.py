@@ -13,13 +13,21 @@ from .. import backend, functional
 from .._array import float_dtype
 from ..bench.nets import Network
 from ..layers import Relu
-from ..layers.quantized import QuantizedAffine, QuantizedConvolution, QuantizedPooling, Steps
+from ..layers.quantized import (
+    PackedAffine,
+    PackedConvolution,
+    QuantizedAffine,
+    QuantizedConvolution,
+    QuantizedPooling,
+    Steps,
+)
 from ..models import Model
 from ..network import Container
 from ..profiling import Profile
 from .formats import Format
-from .quantization import QuantizedModel
 from .record import Histogram, Kernel, Signal
+
+_PACKED = PackedAffine, PackedConvolution
 
 
 def named_layers(net: Model) -> dict[str, Any]:
@@ -97,13 +105,15 @@ def comparable(reference: Model, net: Model) -> dict[str, tuple[str, Steps | Non
     theirs, ours = named_layers(reference), named_layers(net)
     found: dict[str, tuple[str, Steps | None]] = {}
     steps: Steps | None = None
+    # Layers on bytes do what others did: of the rest not every name has its counterpart's meaning.
+    on_bytes = any(isinstance(layer, QuantizedConvolution | QuantizedAffine) for layer in ours.values())
     for name, layer in ours.items():
         if isinstance(layer, QuantizedConvolution | QuantizedAffine):
             steps = layer.out_steps
             found[name] = (_relu_behind(theirs, name) if layer.relu else name), steps
         elif isinstance(layer, QuantizedPooling):
             found[name] = name, steps
-        elif type(layer) is type(theirs.get(name)) and not isinstance(net, QuantizedModel):
+        elif not on_bytes and (type(layer) is type(theirs.get(name)) or isinstance(layer, _PACKED)):
             found[name] = name, None
     return found
 

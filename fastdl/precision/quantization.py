@@ -1,13 +1,16 @@
-"""quantize: a trained network as one that computes with bytes.
+"""quantize: a trained network as one that computes with bytes, or a binary one as one that is stored in bits.
 
-Weights count steps of their own for each output channel, symmetric about 0; the inputs of a layer count one step from
-one zero, both found by calibration: the network sees some images, and the range that their values have, or the most
-useful part of it, is divided into 255 steps. Sums have 32 bits, and the bias is a number of their steps. (Jacob et al.,
-2018, arXiv:1712.05877; for each channel: Krishnamoorthi, 2018, arXiv:1806.08342.)
+Bytes: weights count steps of their own for each output channel, symmetric about 0; the inputs of a layer count one
+step from one zero, both found by calibration: the network sees some images, and the range that their values have, or
+the most useful part of it, is divided into 255 steps. Sums have 32 bits, and the bias is a number of their steps.
+(Jacob et al., 2018, arXiv:1712.05877; for each channel: Krishnamoorthi, 2018, arXiv:1806.08342.)
 
 Between two such layers there are only bytes: a ReLU is part of the layer before it, max pooling works on bytes, and
 what the book's dropout multiplies a prediction by is part of the steps. Batch normalisation behind a layer is folded
 into its weights. Everything else is computed in float32, from dequantized values.
+
+Bits: the binary layers of a network that was trained with them (``fastdl.binarize``) keep the signs of their weights
+and a scale for each output, which is all that they compute with; the rest stays float32.
 """
 
 from __future__ import annotations
@@ -19,9 +22,27 @@ from typing import Any
 import numpy as np
 
 from .. import backend, fusion, network
+from ..functional import pack_bits
 from ..functional._bytes import MOST_TERMS
-from ..layers import Affine, BatchNormalization, Convolution, Dropout, Layer, Pooling, Relu
-from ..layers.quantized import QuantizedAffine, QuantizedConvolution, QuantizedPooling, Steps
+from ..layers import (
+    Affine,
+    BatchNormalization,
+    BinaryAffine,
+    BinaryConvolution,
+    Convolution,
+    Dropout,
+    Layer,
+    Pooling,
+    Relu,
+)
+from ..layers.quantized import (
+    PackedAffine,
+    PackedConvolution,
+    QuantizedAffine,
+    QuantizedConvolution,
+    QuantizedPooling,
+    Steps,
+)
 from ..models.base import Model
 
 #: How the range of a layer's inputs is found.
@@ -35,9 +56,9 @@ _WEIGHTED = (Convolution, Affine)
 
 
 class QuantizedModel(Model):
-    """What :func:`quantize` returns: a network of bytes for inference, with ``predict``, ``accuracy`` and ``params``.
+    """What :func:`quantize` returns: a network for inference, with ``predict``, ``accuracy`` and ``params``.
 
-    ``params`` holds int8 weights, int32 biases and float32 scales.
+    ``params`` holds int8 weights, int32 biases and float32 scales, or words of bits, biases and scales.
     """
 
     def __init__(self, layers: list[Any], input_dim: tuple[int, ...]) -> None:
@@ -49,19 +70,19 @@ class QuantizedModel(Model):
         return self.last_layer.forward(self.predict(x), t)
 
     def cast(self, dtype: Any) -> None:
-        """Always ``TypeError``: bytes are what this network is made of."""
-        raise TypeError("an int8 network has no other dtype: cast the network that it was made of")
+        """Always ``TypeError``: bytes or bits are what this network is made of."""
+        raise TypeError("a quantized network has no other dtype: cast the network that it was made of")
 
     def load_params(self, file_name: Any = "params.npz") -> None:
         """Always ``TypeError``: steps and zeros are found by calibration and are in no file."""
         raise TypeError(
-            "an int8 network loads no parameters: load them into the network it was made of and quantize that"
+            "a quantized network loads no parameters: load them into the network it was made of and quantize that"
         )
 
 
 def quantize(
     net: Model,
-    calibration: np.ndarray,
+    calibration: np.ndarray | None,
     format: str = "int8",
     *,
     method: str = "minmax",
@@ -70,16 +91,16 @@ def quantize(
     last: str = "int8",
     batch_size: int = 100,
 ) -> QuantizedModel:
-    """A copy of ``net`` that computes with bytes, for inference.
+    """A copy of ``net`` that computes with bytes or is stored in bits, for inference.
 
     Parameters
     ----------
     net
         A trained network of fastdl's layers.
     calibration
-        Images as ``net.predict`` takes them, some hundred of the training set: (N, ...).
+        Images as ``net.predict`` takes them, some hundred of the training set: (N, ...). ``"binary"`` needs none.
     format
-        ``"int8"``.
+        ``"int8"``; or ``"binary"`` for a network that was trained binary, to which what follows does not apply.
     method
         How the range of a layer's inputs is found: ``"minmax"`` from the smallest to the largest value;
         ``"percentile"`` without the outermost ``100 - percentile`` per cent of the values on each side (on one side
@@ -95,6 +116,13 @@ def quantize(
     """
     _check(net, calibration, format, method, percentile, first, last)
     layers = network.sequence(net.astype(np.float32))
+    if format == "binary":
+        if not any(isinstance(layer, BinaryConvolution | BinaryAffine) for layer in network.leaves(layers)):
+            raise ValueError(
+                "there is no binary layer to pack: fastdl.binarize(net) makes a network with some, to train"
+            )
+        _everywhere(layers, lambda row: [_packed(layer) for layer in row])
+        return QuantizedModel(layers, net.input_dim)
     _everywhere(layers, _folded)
     chosen = [layer for layer in network.leaves(layers) if _computes(layer)]
     for keep, at in ((first, 0), (last, -1)):
@@ -118,7 +146,7 @@ def _check(net: Any, x: Any, format: str, method: str, percentile: float, first:
     if isinstance(net, QuantizedModel):
         raise TypeError("this network is quantized already")
     for name, value, allowed in (
-        ("format", format, ("int8",)),
+        ("format", format, ("int8", "binary")),
         ("method", method, METHODS),
         ("first", first, ("int8", "float32")),
         ("last", last, ("int8", "float32")),
@@ -129,8 +157,20 @@ def _check(net: Any, x: Any, format: str, method: str, percentile: float, first:
         raise ValueError(f"quantize: percentile must be more than 50 and at most 100, not {percentile!r}")
     if net.device != "cpu":
         raise ValueError(f"quantize takes a network on the CPU, where bytes are computed; this one is on {net.device}")
-    if not len(x):
+    if format == "int8" and (x is None or not len(x)):
         raise ValueError("quantize needs images to calibrate with, and got none")
+
+
+def _packed(layer: Any) -> Any:
+    """A binary layer with its weights in bits; another one as it is."""
+    if fusion.runs(layer, BinaryAffine):
+        return PackedAffine(pack_bits(layer.W.T), layer.b, layer.scale, len(layer.W))
+    if fusion.runs(layer, BinaryConvolution):
+        return PackedConvolution(
+            pack_bits(layer.W), layer.b, layer.scale, layer.W.shape[1], layer.stride, layer.pad,
+            dilation=layer.dilation, groups=layer.groups,
+        )  # fmt: skip
+    return layer
 
 
 def _computes(layer: Any) -> bool:

@@ -266,10 +266,6 @@ def notes(report: Report) -> list[str]:
                 f"float32 takes {microseconds(direct)} µs an image with direct convolutions and "
                 f"{microseconds(fastest)} with the fastest there are. Above 1× a format is slower than that."
             )
-        if report.result("binary") is not None:
-            found.append(
-                "binary: weights are kept as the float32 numbers that training changes, and packed at each call."
-            )
         found.append("±: from the lower to the upper quartile of the times, by the median.")
     if not report.complete:
         found.append("Interrupted: what is missing was not measured.")
