@@ -83,7 +83,7 @@ def test_dispatch_reaches_the_row(row, dtype):
     """With its backend and its level as the cap, dispatch runs this row for some case, and no other in its place."""
     if reason := registry.row_missing(row) or dtype_missing(dtype):
         pytest.skip(reason)
-    cap = registry.LEVELS[-1] if row.isa == "any" else row.isa
+    cap = registry.LEVELS[-1] if row.isa == "any" else row.level
     for case in cases(row.op, row.direction, dtype):
         problem = build(case).problem
         if row.eligible(problem) is not True:
@@ -103,7 +103,10 @@ from fastdl.check import Selection, check
 from fastdl.check.arrays import GuardedMemory
 def announce(done, total, case):
     print(case, flush=True)
-selection = Selection(ops=(sys.argv[1],), dtypes=("float32", "float16"), backends=tuple(sys.argv[3:]), every=3)
+dtypes = ("float32", "float16", "uint8", "uint32")
+if sys.argv[1] in ("conv2d", "gemm"):  # whose kernels of bfloat16 are others
+    dtypes += ("bfloat16",)
+selection = Selection(ops=(sys.argv[1],), dtypes=dtypes, backends=tuple(sys.argv[3:]), every=3)
 results = check(selection, progress=announce, allocate=lambda: GuardedMemory(sys.argv[2] == "before"))
 assert results
 failed = [result for result in results if result.status in ("failed", "missing")]
