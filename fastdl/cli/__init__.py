@@ -67,7 +67,7 @@ def info(json: JSON = False) -> None:
 def check(
     op: Annotated[
         list[str] | None,
-        typer.Option(metavar="OP", help="Only this op, such as conv2d. May be repeated. [default: all]"),
+        typer.Option(metavar="OP", help="Only this op, such as conv2d. May be repeated. Default: all."),
     ] = None,
     dtype: Annotated[list[Dtype] | None, typer.Option(help="Only this storage dtype. May be repeated.")] = None,
     backend: Annotated[list[Backend] | None, typer.Option(help="Only this backend. May be repeated.")] = None,
@@ -142,7 +142,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder with MNIST's files. [default: $FASTDL_DATA_DIR, the user's cache, or a download]",
+            help="Folder with MNIST's files. Default: $FASTDL_DATA_DIR, the user's cache, or a download.",
             rich_help_panel="What",
             show_default=False,
         ),
@@ -152,7 +152,7 @@ def train(
         int | None,
         typer.Option(
             min=0,
-            help="Times that each image is seen. [default: 30 for digits, 20 for MNIST]",
+            help="Times that each image is seen. Default: 30 for digits, 20 for MNIST.",
             rich_help_panel="How",
             show_default=False,
         ),
@@ -161,7 +161,7 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Images in one step. [default: 50 for digits, 100 for MNIST]",
+            help="Images in one step. Default: 50 for digits, 100 for MNIST.",
             rich_help_panel="How",
             show_default=False,
         ),
@@ -219,7 +219,7 @@ def train(
         int | None,
         typer.Option(
             min=1,
-            help="Threads; the result does not depend on it. [default: the CPUs this process may use]",
+            help="Threads; the result does not depend on it. Default: the CPUs this process may use.",
             rich_help_panel="How",
             show_default=False,
         ),
@@ -245,7 +245,7 @@ def train(
         typer.Option(
             metavar="DIR",
             help="Folder for metrics.json, params.npz, curve.png and a checkpoint after each epoch. Those of an "
-            "earlier training there are replaced. [default: nothing is written]",
+            "earlier training there are replaced. Default: nothing is written.",
             rich_help_panel="Output",
             show_default=False,
         ),
@@ -333,11 +333,11 @@ def compare(
 @app.command()
 def warmup(
     model: Annotated[
-        list[Net] | None, typer.Option(help="Only this network. May be repeated. [default: all]", show_default=False)
+        list[Net] | None, typer.Option(help="Only this network. May be repeated. Default: all.", show_default=False)
     ] = None,
     dtype: Annotated[
         list[TrainDtype] | None,
-        typer.Option(help="Only this dtype. May be repeated. [default: float32]", show_default=False),
+        typer.Option(help="Only this dtype. May be repeated. Default: float32.", show_default=False),
     ] = None,
     json: JSON = False,
 ) -> None:
@@ -391,7 +391,7 @@ def bench(
         ),
     ],
     batch: Annotated[
-        str, typer.Option(metavar="N,N", help="Images in a batch. [default: the network's]", show_default=False)
+        str, typer.Option(metavar="N,N", help="Images in a batch. Default: the network's.", show_default=False)
     ] = "",
     devices: Annotated[str, typer.Option(metavar="NAME,NAME", help="cpu, cuda.")] = "cpu",
     backends: Annotated[str, typer.Option(metavar="NAME,NAME", help="On the CPU: cython, numba, numpy.")] = "cython",
@@ -404,7 +404,7 @@ def bench(
         str, typer.Option(metavar="NAME", help="Who else: torch, where it is installed.", show_default=False)
     ] = "",
     threads: Annotated[
-        str, typer.Option(metavar="N,N", help="Threads of everybody. [default: fastdl's]", show_default=False)
+        str, typer.Option(metavar="N,N", help="Threads of everybody. Default: fastdl's.", show_default=False)
     ] = "",
     rounds: Annotated[int, typer.Option(min=2, help="Turns of each participant, at most.")] = 9,
     seconds: Annotated[float, typer.Option(min=0, help="For the turns of one participant, roughly.")] = 20.0,
