@@ -16,7 +16,20 @@ import typer
 
 from .errors import Failed, Interrupted, UserError
 from .laboratory import compare_formats
-from .options import AnyBackend, Backend, DataSet, Dtype, Isa, Method, Net, Precision, Schedule, TrainDtype
+from .options import (
+    AnyBackend,
+    Backend,
+    DataFolder,
+    DataSet,
+    DataSetOption,
+    Dtype,
+    Isa,
+    Method,
+    Net,
+    Precision,
+    Schedule,
+    TrainDtype,
+)
 
 app = typer.Typer(
     name="fastdl",
@@ -134,19 +147,8 @@ def check(
 
 @app.command()
 def train(
-    dataset: Annotated[
-        DataSet,
-        typer.Option(help="The 1,797 digits inside the package, or MNIST's 70,000 images.", rich_help_panel="What"),
-    ] = DataSet.digits,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder with MNIST's files. Default: $FASTDL_DATA_DIR, the user's cache, or a download.",
-            rich_help_panel="What",
-            show_default=False,
-        ),
-    ] = None,
+    dataset: DataSetOption = DataSet.digits,
+    data_dir: DataFolder = None,
     model: Annotated[Net, typer.Option(help="The network to train.", rich_help_panel="What")] = Net.deepconvnet,
     epochs: Annotated[
         int | None,

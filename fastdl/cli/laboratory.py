@@ -7,26 +7,15 @@ from typing import Annotated
 
 import typer
 
-from .options import AnyBackend, DataSet, Preset
+from .options import AnyBackend, DataFolder, DataSet, DataSetOption, Preset
 
 
 def compare_formats(
     network: Annotated[
         str, typer.Argument(metavar="NET", help="deepconvnet, simpleconvnet, lenet or mlp.", show_default=True)
     ] = "deepconvnet",
-    dataset: Annotated[
-        DataSet,
-        typer.Option(help="The 1,797 digits inside the package, or MNIST's 70,000 images.", rich_help_panel="What"),
-    ] = DataSet.digits,
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder with MNIST's files. Default: $FASTDL_DATA_DIR, the user's cache, or a download.",
-            rich_help_panel="What",
-            show_default=False,
-        ),
-    ] = None,
+    dataset: DataSetOption = DataSet.digits,
+    data_dir: DataFolder = None,
     formats: Annotated[
         str,
         typer.Option(

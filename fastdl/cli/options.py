@@ -1,8 +1,12 @@
-"""What options may be. This loads nothing."""
+"""What options may be."""
 
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
 
 
 class Dtype(StrEnum):
@@ -96,3 +100,18 @@ class Method(StrEnum):
     adagrad = "adagrad"
     rmsprop = "rmsprop"
     adam = "adam"
+
+
+#: Options of several commands.
+DataSetOption = Annotated[
+    DataSet, typer.Option(help="The 1,797 digits inside the package, or MNIST's 70,000 images.", rich_help_panel="What")
+]
+DataFolder = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder with MNIST's files. Default: $FASTDL_DATA_DIR, the user's cache, or a download.",
+        rich_help_panel="What",
+        show_default=False,
+    ),
+]

@@ -13,7 +13,7 @@
  *   WORD_CHANNELS, WORD_SOURCE, WORD_WEIGHT      channels of a word; bytes of an element of the source and of the weight
  *   word_pack(from, stride, n, to)               n elements of the source, `stride` bytes apart, as whole words
  *   word_pack_weight(...)                        the same for the weight
- *   word_table(g, group, panel, packed)          whatever the store needs to know about a panel of weights
+ *   word_table(g, panel, packed)                 whatever the store needs to know about a panel of weights
  *   word_store(g, at, p0, p1, sums)              finishes a run of sums and writes them
  */
 #ifndef FASTDL_WORDS_H
