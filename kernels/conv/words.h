@@ -7,7 +7,7 @@
  *
  * Where bytes are words of four and the channels are not, pixels would be padded. They lie close instead (`close`), and the
  * words of a filter row are its S * C bytes, four by four across the pixels, the last with zeros in the weights: 3 words
- * for the rows of a 3x3 filter on one channel, and not 9 (a first layer of 16 filters: 0.45 -> 0.29 ms).
+ * for the rows of a 3x3 filter on one channel, and not 9.
  *
  * The includer defines, beside what word_tiles.h asks for:
  *   WORD_CHANNELS, WORD_SOURCE, WORD_WEIGHT      channels of a word; bytes of an element of the source and of the weight

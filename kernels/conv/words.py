@@ -5,9 +5,12 @@ from __future__ import annotations
 import math
 
 from ..problem import Problem
+from ..registry import FEATURES
 
-#: The levels, and those that modules with instructions of their own are compiled for (registry.FEATURES).
-LEVELS = {"baseline": "baseline", "v3": "v3", "v4": "v4", "v4bf16": "v4", "v4vnni": "v4", "v4popcnt": "v4"}
+
+def level(isa: str) -> str:
+    """The ISA level of a module, whatever instructions of its own it is compiled for."""
+    return FEATURES.get(isa, (isa,))[0]
 
 
 def in_words(problem: Problem, channels: int) -> Problem:

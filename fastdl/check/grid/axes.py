@@ -37,6 +37,11 @@ def pads_of(text: str) -> Pads:
     return top, bottom, left, right
 
 
+def window_of(axes: Axes) -> tuple[Pair, Pair, Pads, Pair]:
+    """Kernel, stride, pads and dilation."""
+    return pair_of(axes["kernel"]), pair_of(axes["stride"]), pads_of(axes["pads"]), pair_of(axes["dilation"])
+
+
 def same_order(axes: Axes) -> str:
     """The order of all other operands where two have the same one, as it is in a network; else it is drawn."""
     return axes["order"] if axes["order"] == axes["out_order"] else ""

@@ -18,8 +18,8 @@ from .axes import (
     AxisValues,
     Made,
     ToProblem,
-    pads_of,
     pair_of,
+    window_of,
 )
 
 _CHANNELS = ("3x8", "1x1", "8x3", "15x16", "16x17", "31x33", "64x1", "33x65", "130x5")
@@ -91,12 +91,7 @@ def binary_axes(direction: str) -> AxisValues:
 def _geometry(a: Axes) -> tuple[dict[str, object], tuple[int, ...], tuple[int, int]]:
     """Fields of Problem, the output's grid behind (N, K), and channels and filters of all groups."""
     _, h, w = numbers(a["size"])
-    kernel, stride, pads, dilation = (
-        pair_of(a["kernel"]),
-        pair_of(a["stride"]),
-        pads_of(a["pads"]),
-        pair_of(a["dilation"]),
-    )
+    kernel, stride, pads, dilation = window_of(a)
     c, k = numbers(a["channels"])
     groups = int(a["groups"])
     grid = window_grid((h, w), kernel, stride, pads, dilation)
@@ -182,12 +177,7 @@ def byte_windows(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Ma
     """A case of max_pool2d_int8."""
     n, h, w = numbers(a["size"])
     c = int(a["channels"])
-    kernel, stride, pads, dilation = (
-        pair_of(a["kernel"]),
-        pair_of(a["stride"]),
-        pads_of(a["pads"]),
-        pair_of(a["dilation"]),
-    )
+    kernel, stride, pads, dilation = window_of(a)
     ceil_mode = a["ceil_mode"] == "yes"
     grid = window_grid((h, w), kernel, stride, pads, dilation, ceil_mode)
     fields = {"pads": pads, "stride": stride, "dilation": dilation}

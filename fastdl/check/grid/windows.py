@@ -24,6 +24,7 @@ from .axes import (
     pads_of,
     pair_of,
     same_order,
+    window_of,
 )
 
 
@@ -61,12 +62,7 @@ def columns(direction: str, a: Axes, make: Maker, problem: ToProblem) -> Made:
     """im2col and col2im."""
     n, h, w = numbers(a["size"])
     c = int(a["channels"])
-    kernel, stride, pads, dilation = (
-        pair_of(a["kernel"]),
-        pair_of(a["stride"]),
-        pads_of(a["pads"]),
-        pair_of(a["dilation"]),
-    )
+    kernel, stride, pads, dilation = window_of(a)
     oh, ow = window_grid((h, w), kernel, stride, pads, dilation)
     image, col = (n, c, h, w), (n * oh * ow, c * kernel[0] * kernel[1])
     fill = {"normal": "normal:1", "integers": "integers:8"}.get(a["values"], "special:1")

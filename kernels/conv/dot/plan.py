@@ -7,7 +7,7 @@ import functools
 from ..._common.tiling import macs_per_ns
 from ...problem import Problem
 from ..direct import plan as direct
-from ..words import LEVELS, in_words
+from ..words import in_words, level
 
 #: Channels of a word.
 PAIR = 2
@@ -25,26 +25,24 @@ def as_conv(problem: Problem) -> Problem:
 @functools.lru_cache(maxsize=4096)
 def plan(problem: Problem, isa: str) -> direct.Plan:
     """Blocks of forward and backward_input."""
-    return direct.plan(in_words(as_conv(problem), PAIR), LEVELS[isa])
+    return direct.plan(in_words(as_conv(problem), PAIR), level(isa))
 
 
 def eligible(problem: Problem) -> bool | str:
     """True, or why not."""
-    if problem.op == "gemm":
-        return True
     return direct.eligible(problem)
 
 
 def cost(problem: Problem, isa: str) -> float:
     """Rough nanoseconds of one thread; of a gemm as ``gemm.plan`` counts, with twice the products a nanosecond, 0.33
     for each element of b, whose rows are woven in pairs, and 5,000 for a call (16 x 4096 x 1000: 1.13 ms there, 1.66
-    here)."""
+    here, on a busy machine)."""
     if problem.op == "gemm":
         (m, k), (_, n) = problem.shapes
-        return m * k * n / 2 / macs_per_ns(LEVELS[isa], "float32") + 0.33 * k * n + 5000
-    return direct.cost(in_words(as_conv(problem), PAIR), LEVELS[isa])
+        return m * k * n / 2 / macs_per_ns(level(isa), "float32") + 0.33 * k * n + 5000
+    return direct.cost(in_words(as_conv(problem), PAIR), level(isa))
 
 
 def workspace(problem: Problem, isa: str, threads: int) -> int:
     """Bytes of scratch of all threads together, at most."""
-    return direct.workspace(in_words(as_conv(problem), PAIR), LEVELS[isa], threads) + 128
+    return direct.workspace(in_words(as_conv(problem), PAIR), level(isa), threads) + 128

@@ -10,7 +10,7 @@ from ...problem import Problem
 
 
 @inline
-def _stored(value, low, zero, out):
+def _stored(value, low, zero):
     """The byte of a result, clipped first."""
     high = np.float32(255) - zero
     value = value if value > low else low
@@ -48,7 +48,7 @@ def _rows(first, last, geometry, groups, x_zero, relu, to_bytes, out_zero, bias,
             for k in range(sums.size):
                 value = np.float32(sums[k]) * scale[k]
                 if to_bytes:
-                    out[n, i, j, k] = _stored(value, low, out_zero, out)
+                    out[n, i, j, k] = _stored(value, low, out_zero)
                 else:
                     out[n, i, j, k] = np.float32(0) if relu and value <= 0 else value
 
